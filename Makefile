@@ -1,0 +1,48 @@
+# Python for the environment, cores for the workflow: make study PYTHON=python3.12 CORES=4
+PYTHON ?= python3
+CORES ?= all
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# The rules call `python -m stages...`, so the environment's python must be the first on the path.
+IN_ENVIRONMENT := PATH="$(CURDIR)/.venv/bin:$$PATH"
+
+.PHONY: help study smoke base test lint clean
+
+help:  ## this text
+	@sed -n 's/^\([a-z]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+
+study: .venv/ready  ## the laptop study: config/config.yaml to results/report
+	$(IN_ENVIRONMENT) snakemake --cores $(CORES)
+
+smoke: .venv/ready  ## every code path in minutes: config/smoke.yaml, in runs/smoke
+	$(IN_ENVIRONMENT) snakemake --cores $(CORES) --configfile config/smoke.yaml --directory runs/smoke
+
+base: .venv/ready  ## build the tiny base models again, in runs/pretrain
+	$(IN_ENVIRONMENT) snakemake --cores $(CORES) --configfile config/pretrain.yaml --directory runs/pretrain base_models
+
+test: .venv/ready  ## the test suite
+	$(IN_ENVIRONMENT) pytest -n 2
+
+lint: .venv/ready  ## format, types, and who may import whom
+	$(IN_ENVIRONMENT) ruff check .
+	$(IN_ENVIRONMENT) ruff format --check .
+	$(IN_ENVIRONMENT) snakefmt --check Snakefile workflow
+	$(IN_ENVIRONMENT) mypy
+	$(IN_ENVIRONMENT) lint-imports
+
+clean:  ## remove the environment and caches, and no result
+	rm -rf .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find stages tests -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/ready: envs/cpu.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1), and Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || \
+		{ echo "error: $(PYTHON) cannot make environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check --requirement envs/cpu.lock
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@

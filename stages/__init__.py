@@ -1,0 +1,1 @@
+"""Glassbox: reinforcement learning against supervised fine-tuning for vision-language models."""

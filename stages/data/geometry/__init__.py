@@ -1,0 +1,1 @@
+"""Generated geometry: problem types, their figures and their solutions."""

@@ -1,0 +1,121 @@
+"""A problem in the paper's record (question, answer, solution, id, image), and JSONL files of them."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+IMAGE_MARK = "<image>"
+REQUIRED = ("question", "answer", "id", "image")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem.
+
+    Attributes:
+        question: without a mark for the image, which comes before it.
+        answer: a number, as text.
+        solution: chain of thought that ends in \\boxed{}; empty where there is none.
+        id: unique in its data set.
+        image: the picture's file.
+    """
+
+    question: str
+    answer: str
+    solution: str
+    id: str
+    image: Path
+
+    def picture(self) -> Image.Image:
+        """The image in RGB, what is transparent in it on white."""
+        with Image.open(self.image) as image:
+            return on_white(image)
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """In RGB; `convert` alone would turn transparent parts black."""
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def read_problems(path: Path) -> list[Problem]:
+    """Read a JSONL file; image paths in it are relative to it.
+
+    Raises:
+        ValueError: with one line a mistake, all mistakes of the file at once.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    problems: list[Problem] = []
+    mistakes: list[str] = []
+    lines: dict[str, int] = {}
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                problem = _problem(line, path.parent)
+                if problem.id in lines:
+                    raise ValueError(f"id {problem.id!r} stands on line {lines[problem.id]} already; ids must differ")
+            except ValueError as mistake:
+                mistakes.append(f"{path}:{number}: {mistake}")
+            else:
+                lines[problem.id] = number
+                problems.append(problem)
+    if mistakes:
+        raise ValueError("\n".join(mistakes))
+    if not problems:
+        raise ValueError(f"{path}: no problems in it; a split needs at least one")
+    return problems
+
+
+def write_problems(path: Path, problems: Iterable[Problem]) -> None:
+    """Write a JSONL file whose image paths are relative to it."""
+    with path.open("w", encoding="utf-8") as file:
+        for problem in problems:
+            row = {**vars(problem), "image": problem.image.relative_to(path.parent).as_posix()}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _problem(line: str, folder: Path) -> Problem:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"a {type(row).__name__}, not an object with the keys {', '.join(REQUIRED)}")
+    for key in REQUIRED:
+        if row.get(key) in (None, ""):
+            raise ValueError(f"no {key!r} (keys: {', '.join(row)}; needed: {', '.join(REQUIRED)}; 'solution' for SFT)")
+    image = folder / _text(row, "image")
+    _check_image(image)
+    return Problem(
+        question=_text(row, "question").replace(IMAGE_MARK, "").strip(),
+        answer=_text(row, "answer"),
+        solution=_text(row, "solution") if row.get("solution") is not None else "",
+        id=_text(row, "id"),
+        image=image,
+    )
+
+
+def _text(row: dict[str, Any], key: str) -> str:
+    value = row[key]
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"{key!r} is a {type(value).__name__}, not a text: {value!r}")
+    return str(value)
+
+
+def _check_image(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(f"image {path} does not exist; paths are relative to the JSONL file")
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"image {path} cannot be read ({error}); save it again as PNG") from None

@@ -1,0 +1,100 @@
+"""Answer the evaluation problems with every kept epoch of a run: `python -m stages.evaluation.evaluate RUN.json`.
+
+The paper's settings (Sec. 4) side by side: a problem's prompt is read once, and each of its responses has its own
+temperature and top_p. Every response is kept as a row of responses.jsonl; nothing is averaged here.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from stages.config import EvaluateRun, Sampling, load_run
+from stages.data.problem import Problem, read_problems
+from stages.evaluation import judge
+from stages.files import whole_folder
+from stages.model.vlm import VLM, load
+from stages.progress import progress
+from stages.provenance import write_provenance
+from stages.records import ResponseRow, append
+from stages.rl.data_flow import make_queries
+from stages.rl.response_collection import NativeCollector
+from stages.seeds import seed_of
+from stages.training.run import set_up
+from stages.training.weights import load_weights
+
+
+def answer(run: EvaluateRun, vlm: VLM, epoch: int, split: str, problems: list[Problem]) -> Iterator[ResponseRow]:
+    """All responses to some problems: every setting's samples."""
+    settings = run.settings.settings
+    drawn = [(name, sample) for name, setting in settings.items() for sample in range(setting.samples)]
+    sampling = {
+        name: Sampling(
+            temperature=setting.temperature, top_p=setting.top_p, max_new_tokens=run.settings.max_new_tokens
+        )
+        for name, setting in settings.items()
+    }
+    rows = [(problem, name, sample) for problem in problems for name, sample in drawn]
+    responses = NativeCollector(vlm).collect(
+        make_queries(problems, vlm, group_size=len(drawn)),
+        [sampling[name] for _, name, _ in rows],
+        [seed_of("evaluation", run.seed, split, epoch, problem.id, name, sample) for problem, name, sample in rows],
+    )
+    for i, (problem, name, sample) in enumerate(rows):
+        yield ResponseRow(
+            run=run.name,
+            phase="evaluate",
+            split=split,  # type: ignore[arg-type]
+            epoch=epoch,
+            generation_step=0,
+            setting=name,
+            problem=problem.id,
+            sample=sample,
+            text=responses.texts[i],
+            answer=problem.answer,
+            length=int(responses.mask[i].sum()),
+            finished=bool(responses.finished[i]),
+            correct=judge.is_correct(responses.texts[i], problem.answer),
+            rewards={},
+            judge=judge.VERSION,
+        )
+
+
+def evaluate(run: EvaluateRun, folder: Path) -> None:
+    """Write responses.jsonl for every epoch and split."""
+    vlm = load(Path(run.base), run.compute)
+    splits = {split: read_problems(Path(run.data, f"{split}.jsonl")) for split in run.settings.splits}
+    samples = sum(setting.samples for setting in run.settings.settings.values())
+    size = max(1, run.settings.batch_size // samples)
+    epochs = {int(epoch): Path(path) for epoch, path in run.weights.items()} or {0: None}
+    parts = [
+        (epoch, split, problems[i : i + size])
+        for epoch in epochs
+        for split, problems in splits.items()
+        for i in range(0, len(problems), size)
+    ]
+    loaded = 0
+    bar = progress(parts, run.name)
+    for epoch, split, problems in bar:
+        if epoch != loaded:
+            load_weights(epochs[epoch], vlm.model)
+            loaded = epoch
+        rows = list(answer(run, vlm, epoch, split, problems))
+        append(folder / "responses.jsonl", rows)
+        correct = sum(row.correct for row in rows) / len(rows)
+        bar.set_postfix(epoch=epoch, split=split, correct=f"{correct:.3f}", refresh=False)
+
+
+def main(path: str) -> None:
+    run = load_run(path, EvaluateRun)
+    set_up(run.compute)
+    try:
+        with whole_folder(Path(run.out)) as folder:
+            evaluate(run, folder)
+            inputs = [Path(run.data, f"{split}.jsonl") for split in run.settings.splits]
+            write_provenance(folder, [Path(run.base, "model.safetensors"), *inputs])
+    except ValueError as mistake:
+        sys.exit(f"{run.name}: {mistake}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

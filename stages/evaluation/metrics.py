@@ -1,0 +1,112 @@
+"""The numbers of the evaluation scheme (paper Sec. 4), each computed from pooled counts of response rows.
+
+A share whose denominator is empty is NaN: "no reflective response was right" and "there was no reflective response"
+are different facts, and 0 would say the first.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from stages.config import Scores
+from stages.evaluation.judge import VERSION, is_correct
+from stages.evaluation.reflection import words_in
+
+RUN = ["model", "dataset", "method", "seed"]
+COUNTS = ["N", "Nref", "N+", "Nref+"]
+
+
+def judged(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows as this version of the judge sees them; `rewards` stay those that the policy was trained with."""
+    stale = rows["judge"] != VERSION
+    again = [is_correct(text, answer) for text, answer in zip(rows["text"][stale], rows["answer"][stale], strict=True)]
+    correct = rows["correct"].to_numpy(dtype=bool, copy=True)
+    correct[stale] = again
+    return rows.assign(correct=correct, judge=VERSION)
+
+
+def accuracy(rows: pd.DataFrame, samples: Mapping[str, int]) -> pd.DataFrame:
+    """Accuracy of one run's evaluation, by split, epoch and setting.
+
+    Args:
+        rows: judged responses.
+        samples: responses to each problem, by setting.
+
+    Returns:
+        samples; problems; accuracy, the share of problems with a correct response (pass@samples); mean_accuracy, the
+        share of correct responses; truncated, the share of responses that were cut off; length, their mean in tokens.
+
+    Raises:
+        ValueError: a problem has not as many responses as its setting says.
+    """
+    cell = ["split", "epoch", "setting"]
+    problems = rows.groupby([*cell, "problem"], sort=False)["correct"].agg(["any", "size"]).reset_index()
+    problems["samples"] = problems["setting"].map(samples)
+    if not (wrong := problems[problems["size"] != problems["samples"]]).empty:
+        first = wrong.iloc[0]
+        raise ValueError(
+            f"{rows['run'].iloc[0]}: epoch {first['epoch']}, {first['split']}, {first['setting']}: problem "
+            f"{first['problem']} has {first['size']} responses, not {first['samples']}; was the evaluation interrupted?"
+        )
+    solved = problems.groupby(cell, sort=False).agg(
+        samples=("samples", "first"), problems=("problem", "size"), accuracy=("any", "mean")
+    )
+    responses = _means(rows.groupby(cell, sort=False))
+    return solved.join(responses.rename(columns={"correct": "mean_accuracy"})).reset_index()
+
+
+def training(rows: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of one run's training responses by epoch, over all batches of the epoch together."""
+    found = rows.groupby("epoch")["correct"].agg(responses="size", correct="sum").reset_index()
+    return found.assign(accuracy=ratio(found["correct"], found["responses"]))
+
+
+def steps(rows: pd.DataFrame, settings: Scores) -> pd.DataFrame:
+    """Counts, lengths, rewards and reflection ratios of one run by generation step.
+
+    Returns:
+        N, Nref, N+, Nref+ (responses: all, with a reflection word, correct, both); length, mean in tokens; truncated,
+        share; reward_*, means before they are weighted; the five ratios.
+    """
+    by = ["epoch", "generation_step"]
+    found = words_in(rows["text"].tolist(), settings.reflection_words, settings.whole_words)
+    reflective = np.any(list(found.values()), axis=0)
+    correct = rows["correct"].to_numpy(dtype=bool)
+    marks = pd.DataFrame({"N": 1, "Nref": reflective, "N+": correct, "Nref+": reflective & correct}, index=rows.index)
+    counts = marks.astype(int).groupby([rows[key] for key in by]).sum()
+    rewards = pd.DataFrame(rows["rewards"].tolist(), index=rows.index).add_prefix("reward_")
+    means = _means(rows.groupby(by)).drop(columns="correct")
+    parts = [counts, means, rewards.groupby([rows[key] for key in by]).mean(), ratios(counts)]
+    return pd.concat(parts, axis="columns").reset_index()
+
+
+def words(rows: pd.DataFrame, settings: Scores) -> pd.DataFrame:
+    """How many responses of each generation step have each reflection word."""
+    found = words_in(rows["text"].tolist(), settings.reflection_words, settings.whole_words)
+    counts = pd.DataFrame(found, index=rows.index).groupby(rows["generation_step"]).sum()
+    return counts.reset_index().melt("generation_step", var_name="word", value_name="count")
+
+
+def ratios(counts: pd.DataFrame) -> pd.DataFrame:
+    """The paper's five ratios from its four counts N, Nref, N+, Nref+."""
+    n, ref, plus, both = (counts[name] for name in COUNTS)
+    return pd.DataFrame(
+        {
+            "reflection_ratio": ratio(ref, n),
+            "reflection_ratio_in_correct_answers": ratio(both, plus),
+            "reflection_ratio_in_incorrect_answers": ratio(ref - both, n - plus),
+            "correct_ratio_in_reflection_texts": ratio(both, ref),
+            "correct_ratio_in_no_reflection_texts": ratio(plus - both, n - ref),
+        }
+    )
+
+
+def ratio(part: pd.Series, whole: pd.Series) -> pd.Series:
+    """part / whole, NaN where the whole is empty."""
+    return part / whole.where(whole > 0)
+
+
+def _means(groups: "pd.core.groupby.DataFrameGroupBy") -> pd.DataFrame:  # type: ignore[type-arg]
+    found = groups[["correct", "finished", "length"]].mean()
+    return found.assign(truncated=1 - found["finished"])[["correct", "truncated", "length"]]

@@ -1,0 +1,104 @@
+"""The record tables: one row a response, one row an optimiser step. Every number of the study is computed from them.
+
+A table is a JSON Lines file, columns in the order given here, so that equal runs have equal bytes.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class ResponseRow:
+    """One response of training or evaluation.
+
+    Attributes:
+        run: model/dataset/method/seedK.
+        epoch: of training, from 1; in evaluation the finished epochs of the weights, 0 for the base model.
+        generation_step: of training, from 1; 0 in evaluation.
+        setting: name of the generation setting; "train" in training.
+        problem: the problem's id.
+        sample: which of the responses to the same problem in the same setting, from 0.
+        text: the response without special tokens.
+        answer: the problem's answer.
+        length: tokens, the end token included.
+        finished: ended by itself, not cut off.
+        correct: what the judge said.
+        rewards: by name, before they are weighted; empty in evaluation.
+        judge: version of the judge.
+    """
+
+    run: str
+    phase: Literal["train", "evaluate"]
+    split: Literal["train", "validation", "test"]
+    epoch: int
+    generation_step: int
+    setting: str
+    problem: str
+    sample: int
+    text: str
+    answer: str
+    length: int
+    finished: bool
+    correct: bool
+    rewards: dict[str, float]
+    judge: str
+
+
+@dataclass(frozen=True)
+class UpdateRow:
+    """One optimiser step. Means are over the update's response tokens; SFT has only loss, grad_norm and lr.
+
+    Attributes:
+        gradient_step: from 1.
+        policy_loss, kl_loss: the loss's two terms, kl_loss before its weight.
+        ratio: pi_theta / pi_old.
+        clip_fraction: share of tokens whose ratio is outside 1 +- epsilon.
+        entropy: of the policy's distribution over the vocabulary, in nats.
+        grad_norm: before clipping.
+        lr: learning rate of the step.
+    """
+
+    run: str
+    epoch: int
+    generation_step: int
+    gradient_step: int
+    loss: float
+    policy_loss: float | None
+    kl_loss: float | None
+    ratio: float | None
+    clip_fraction: float | None
+    entropy: float | None
+    grad_norm: float
+    lr: float
+
+
+Row = ResponseRow | UpdateRow
+
+
+def append(path: Path, rows: Iterable[Row]) -> None:
+    """Add rows to a table, which begins to exist with its first."""
+    lines = (json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n" for row in rows)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(lines)
+
+
+def read(path: Path) -> pd.DataFrame:
+    """A whole table; `rewards` stays a column of dicts.
+
+    Raises:
+        ValueError: a line is not a row.
+    """
+    rows: list[dict[str, Any]] = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}:{number}: not a JSON row ({error}); was its writer interrupted?") from None
+    return pd.DataFrame(rows)

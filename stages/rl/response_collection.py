@@ -1,0 +1,156 @@
+"""Step II, response collection: queries become responses.
+
+Letters: B rows; Q, R tokens of the longest query, response; W words of the vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from stages.config import Sampling
+from stages.model.vlm import VLM, hidden_states
+from stages.rl.data_flow import Queries
+from stages.seeds import uniforms
+
+
+@dataclass(frozen=True)
+class Responses:
+    """What was answered.
+
+    Attributes:
+        texts: [B] without special tokens.
+        token_ids: [B, R] padded on the right.
+        mask: [B, R] True up to and with the end token.
+        finished: [B] ended by itself, not cut off.
+        logprobs: [B, R] log-probability of each token under the policy that answered, at temperature 1; 0 on padding.
+    """
+
+    texts: list[str]
+    token_ids: Tensor
+    mask: Tensor
+    finished: Tensor
+    logprobs: Tensor
+
+
+class Collector(Protocol):
+    """Something that answers queries."""
+
+    def collect(self, queries: Queries, sampling: Sequence[Sampling], seeds: Sequence[int]) -> Responses:
+        """Answer each row with its own sampling and its own seed; a row's answer does not depend on the others."""
+        ...
+
+
+@dataclass
+class NativeCollector:
+    """Samples in process, from the very weights that are trained, so there is nothing to load.
+
+    A prompt's prefill is shared by its siblings, and rows that are finished leave the batch.
+    """
+
+    vlm: VLM
+
+    @torch.no_grad()
+    def collect(self, queries: Queries, sampling: Sequence[Sampling], seeds: Sequence[int]) -> Responses:
+        device, rows = self.vlm.device, len(queries)
+        longest = max(s.max_new_tokens for s in sampling)
+        limits = torch.tensor([s.max_new_tokens for s in sampling], device=device)
+        temperature = torch.tensor([s.temperature for s in sampling], device=device)
+        top_p = torch.tensor([s.top_p for s in sampling], device=device)
+        noise = torch.from_numpy(np.stack([uniforms(seed, longest) for seed in seeds])).to(device)
+
+        token_ids = torch.full((rows, longest), self.vlm.processor.tokenizer.pad_token_id, device=device)
+        logprobs = torch.zeros(rows, longest, device=device)
+        lengths, finished = limits.clone(), torch.zeros(rows, dtype=torch.bool, device=device)
+        live = torch.arange(rows, device=device)
+        decoder = _Decoder(self.vlm, queries)
+        logits = decoder.prefill()
+        for t in range(longest):
+            chosen = choose(logits, temperature[live], top_p[live], noise[live, t], self.vlm.banned_ids)
+            token_ids[live, t] = chosen
+            logprobs[live, t] = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
+            stopped = torch.isin(chosen, self.vlm.stop_ids)
+            finished[live[stopped]] = True
+            lengths[live[stopped]] = t + 1
+            going = ~stopped & (t + 1 < limits[live])
+            if not going.any():
+                break
+            if not going.all():
+                decoder.keep(going)
+                live, chosen = live[going], chosen[going]
+            logits = decoder.step(chosen)
+
+        reach = int(lengths.max())
+        mask = torch.arange(reach, device=device) < lengths[:, None]
+        token_ids, logprobs = token_ids[:, :reach], logprobs[:, :reach]
+        kept = [ids[real].tolist() for ids, real in zip(token_ids, mask, strict=True)]
+        texts = self.vlm.processor.tokenizer.batch_decode(kept, skip_special_tokens=True)
+        return Responses(texts, token_ids, mask, finished, logprobs)
+
+
+class _Decoder:
+    """The policy with its cache: prefill once a problem, then a token a row and step."""
+
+    def __init__(self, vlm: VLM, queries: Queries) -> None:
+        self.model, self.queries = vlm.model, queries
+        self.cache = DynamicCache(config=vlm.model.config.get_text_config())
+        self.mask = queries.mask
+        # A response goes on where the prompt's positions end, which is not at its length: a picture takes fewer.
+        self.position = queries.position_ids.amax(dim=(0, 2)) + 1
+
+    def prefill(self) -> Tensor:
+        """[B, W] logits of each row's first token."""
+        q, one = self.queries, slice(None, None, self.queries.group_size)
+        hidden = hidden_states(
+            self.model, q.token_ids[one], q.position_ids[:, one], q.features[one], q.mask[one], past_key_values=self.cache
+        )
+        logits: Tensor = self.model.lm_head(hidden[:, -1]).float()
+        if q.group_size > 1:
+            self.cache.batch_repeat_interleave(q.group_size)
+        return logits.repeat_interleave(q.group_size, dim=0)
+
+    def step(self, token_ids: Tensor) -> Tensor:
+        """[B, W] logits of each row's next token after `token_ids` [B]."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(token_ids), 1)], dim=1)
+        hidden = self.model.model.language_model(
+            inputs_embeds=self.model.get_input_embeddings()(token_ids[:, None]),
+            position_ids=self.position[None, :, None].expand(3, -1, -1),
+            attention_mask=self.mask.long(),
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state
+        self.position = self.position + 1
+        logits: Tensor = self.model.lm_head(hidden[:, -1]).float()
+        return logits
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some rows only; [B] True on those that stay."""
+        self.cache.batch_select_indices(rows.nonzero()[:, 0])
+        self.mask, self.position = self.mask[rows], self.position[rows]
+
+
+def choose(logits: Tensor, temperature: Tensor, top_p: Tensor, noise: Tensor, banned_ids: Tensor) -> Tensor:
+    """Draw a token a row by inverting its cumulative distribution.
+
+    Args:
+        logits: [B, W]
+        temperature, top_p: [B]
+        noise: [B] uniform in [0, 1).
+        banned_ids: tokens that are never drawn.
+
+    Returns:
+        [B] token ids.
+    """
+    scaled = (logits.double() / temperature[:, None]).index_fill(1, banned_ids, -torch.inf)
+    probability = scaled.softmax(-1)
+    if (top_p < 1).any():
+        ordered, order = probability.sort(-1, descending=True, stable=True)
+        beyond = ordered.cumsum(-1) - ordered >= top_p[:, None]
+        probability = probability.masked_fill(beyond.gather(1, order.argsort(-1)), 0)
+    cumulative = probability.cumsum(-1)
+    drawn = torch.searchsorted(cumulative, (noise * cumulative[:, -1])[:, None], right=True)[:, 0]
+    return drawn.clamp(max=logits.shape[1] - 1)

@@ -1,0 +1,73 @@
+"""Step III, trajectory generation: responses are scored.
+
+Letters: B responses; R tokens of the longest.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from stages.config import RL
+from stages.model.logprobs import Sequences, response_logprobs
+from stages.rl.data_flow import Queries
+from stages.rl.response_collection import Responses
+from stages.rl.rewards import REWARDS
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """All that an update needs.
+
+    Attributes:
+        queries, responses: the steps before.
+        old_logprobs, ref_logprobs: [B, R] under the policy as it answered and the frozen reference; 0 on padding.
+        rewards: [B] by name, before they are weighted.
+        scores: [B] weighted sum of the rewards, given at the end token: a response that was cut off has none (Eq. 1).
+    """
+
+    queries: Queries
+    responses: Responses
+    old_logprobs: Tensor
+    ref_logprobs: Tensor
+    rewards: dict[str, Tensor]
+    scores: Tensor
+
+
+def sequences_of(queries: Queries, responses: Responses) -> Sequences:
+    """Queries and responses side by side, to be scored by a model."""
+    return Sequences(
+        queries.token_ids, queries.mask, queries.position_ids, queries.features, responses.token_ids, responses.mask
+    )
+
+
+def make_trajectory(
+    queries: Queries, responses: Responses, policy: PreTrainedModel, reference: PreTrainedModel, method: RL
+) -> Trajectory:
+    """Score responses by their rewards, and their tokens by policy and reference."""
+    sequences = sequences_of(queries, responses)
+    answers = [problem.answer for problem in queries.problems]
+    rewards = {
+        name: torch.tensor([reward(text, answer) for text, answer in zip(responses.texts, answers, strict=True)])
+        for name, reward in REWARDS.items()
+    }
+    weighted = sum((getattr(method.rewards, name) * values for name, values in rewards.items()), torch.zeros(()))
+    return Trajectory(
+        queries=queries,
+        responses=responses,
+        old_logprobs=_logprobs(policy, sequences, method.forward_batch_size),
+        ref_logprobs=_logprobs(reference, sequences, method.forward_batch_size),
+        rewards=rewards,
+        scores=weighted.to(responses.mask.device) * responses.finished,
+    )
+
+
+@torch.no_grad()
+def _logprobs(model: PreTrainedModel, sequences: Sequences, forward_batch_size: int) -> Tensor:
+    """[B, R] in batches of rows of like length."""
+    found = torch.zeros(sequences.response_mask.shape, device=sequences.response_mask.device)
+    for rows in sequences.by_length(forward_batch_size):
+        part = sequences.take(rows)
+        found[rows] = response_logprobs(model, part)
+    return found

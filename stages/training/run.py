@@ -1,0 +1,47 @@
+"""What the trainers of SFT and RL begin and end with."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from stages.config import Compute, TrainRun
+from stages.data.problem import Problem, read_problems
+from stages.files import whole_folder
+from stages.model.vlm import VLM, load
+from stages.provenance import write_provenance
+from stages.training.weights import save_weights
+
+
+def set_up(compute: Compute) -> None:
+    """Threads as the run says, and only algorithms that give the same numbers each time."""
+    torch.set_num_threads(compute.threads)
+    if compute.device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=compute.device == "cuda")
+
+
+@contextmanager
+def training(run: TrainRun) -> Iterator[tuple[list[Problem], VLM, Path]]:
+    """The train problems, the base model, and a folder for records that becomes `run.out` when all went well.
+
+    A `ValueError` inside ends the process with its message, and nothing is written.
+    """
+    set_up(run.compute)
+    try:
+        problems = read_problems(Path(run.data, "train.jsonl"))
+        vlm = load(Path(run.base), run.compute)
+        with whole_folder(Path(run.out)) as folder:
+            yield problems, vlm, folder
+            write_provenance(folder, [Path(run.data, "train.jsonl"), Path(run.base, "model.safetensors")])
+    except ValueError as mistake:
+        sys.exit(f"{run.name}: {mistake}")
+
+
+def save_epoch(folder: Path, vlm: VLM, epoch: int, run: TrainRun) -> None:
+    """Keep the weights of a finished epoch, if the run asks for it."""
+    if epoch in run.save_epochs:
+        save_weights(folder / f"epoch{epoch}.safetensors", vlm.model)

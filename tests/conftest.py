@@ -1,0 +1,114 @@
+"""What the tests share: a small study to change one thing in."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ADAMW = {
+    "learning_rate": 1e-3,
+    "warmup_ratio": 0.1,
+    "betas": [0.9, 0.999],
+    "eps": 1e-8,
+    "weight_decay": 0.0,
+    "clip_grad_norm": 1.0,
+}
+STUDY: dict[str, Any] = {
+    "study": {
+        "name": "example",
+        "models": ["tiny", "given"],
+        "datasets": ["text", "mine"],
+        "methods": ["vanilla", "sft", "grpo", "rpp"],
+        "seeds": [1, 2],
+        "evaluate_every": 2,
+    },
+    "data": {
+        "text": {
+            "source": "generated",
+            "mode": "text",
+            "seed": 3,
+            "train": 16,
+            "validation": 4,
+            "test": 4,
+            "epochs": 3,
+        },
+        "mine": {
+            "source": "jsonl",
+            "train": "mine/train.jsonl",
+            "validation": "mine/validation.jsonl",
+            "test": "mine/test.jsonl[10:20]",
+            "epochs": 4,
+        },
+    },
+    "base": {
+        "tiny": {
+            "source": "recipe",
+            "architecture": "qwen2_vl",
+            "hidden_size": 64,
+            "layers": 1,
+            "vision_size": 32,
+            "vision_layers": 1,
+            "seed": 1,
+            "noise": {"slip": 0.1, "direct": 0.2, "reflection": 0.1, "textbook": 0.5},
+            "pictures": 300,
+            "glyph_steps": 2,
+            "glyph_learning_rate": 1e-3,
+            "steps": 2,
+            "batch_size": 4,
+            "learning_rate": 1e-3,
+            "read_share": 0.0,
+        },
+        "given": {"source": "checkpoint", "path": "models/given"},
+    },
+    "sft": {"sft": {"optimizer": ADAMW, "batch_size": 8, "backward_batch_size": 4}},
+    "rl": {
+        name: {
+            "algorithm": algorithm,
+            "optimizer": ADAMW,
+            "batch_size": 4,
+            "group_size": group_size,
+            "forward_batch_size": 8,
+            "ppo_batch_size": 4,
+            "ppo_backward_batch_size": 2,
+            "ppo_epochs": 1,
+            "epsilon": 0.2,
+            "gamma": 1.0,
+            "beta_rew": 0.0,
+            "beta_loss": 0.01,
+            "advantage_norm": True,
+            "loss_average": "response",
+            "sampling": {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 32},
+            "rewards": {"accuracy": 1.0, "language": 0.5},
+        }
+        for name, algorithm, group_size in (("grpo", "grpo", 4), ("rpp", "reinforce_plus_plus", 1))
+    },
+    "evaluate": {
+        "splits": ["validation", "test"],
+        "settings": {"pass@1": {"samples": 1, "temperature": 0.01, "top_p": 0.001}},
+        "max_new_tokens": 32,
+        "batch_size": 16,
+    },
+    "scores": {"reflection_words": ["wait"], "whole_words": True},
+    "compute": {"device": "cpu", "dtype": "float32", "threads": 1, "memory_mb": 1000},
+}
+
+
+@pytest.fixture
+def raw_study() -> dict[str, Any]:
+    """A valid study as its YAML says it, to be changed."""
+    return deepcopy(STUDY)
+
+
+@pytest.fixture
+def write_study(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
+    """Write a study to a file."""
+
+    def write(raw: dict[str, Any]) -> Path:
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump(raw, sort_keys=False))
+        return path
+
+    return write

@@ -1,0 +1,349 @@
+"""A mistake in a study stops it with its place; a changed setting reaches the jobs that depend on it and no others."""
+
+import ast
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages import config
+from stages.config import EvaluateRun, RLRun, Settings, SFTRun, Study, load_run, load_study
+
+ROOT = Path(__file__).parents[1]
+RawStudy = dict[str, Any]
+Write = Callable[[RawStudy], Path]
+
+
+def changed(raw: RawStudy, path: str, value: Any) -> RawStudy:
+    """The study with one value put at a dotted path."""
+    *parents, key = path.split(".")
+    place = raw
+    for parent in parents:
+        place = place[parent]
+    place[key] = value
+    return raw
+
+
+def mistake(path: Path) -> str:
+    """What `load_study` says about a study, without the file's name, which it must begin every line with."""
+    with pytest.raises(ValueError) as error:
+        load_study(path)
+    lines = str(error.value).splitlines()
+    assert all(line.startswith(f"{path}: ") for line in lines)
+    return "\n".join(line.removeprefix(f"{path}: ") for line in lines)
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+MISTAKES = {
+    "a misspelt key": (
+        "rl.grpo.epsilom",
+        0.2,
+        "rl.grpo.epsilom: unknown key, did you mean 'epsilon'? (allowed: algorithm, optimizer, batch_size, group_size, "
+        "forward_batch_size, ppo_batch_size, ppo_backward_batch_size, ppo_epochs, epsilon, gamma, beta_rew, beta_loss, "
+        "advantage_norm, loss_average, sampling, rewards)",
+    ),
+    "a misspelt key deep down": (
+        "base.tiny.noise.slips",
+        0.2,
+        "base.tiny.noise.slips: unknown key, did you mean 'slip'? (allowed: slip, direct, reflection, textbook)",
+    ),
+    "a misspelt section": (
+        "evaluation",
+        {},
+        "evaluation: unknown key, did you mean 'evaluate'? "
+        "(allowed: study, data, base, sft, rl, evaluate, scores, compute)",
+    ),
+    "text for a number": (
+        "rl.rpp.batch_size",
+        "8",
+        "rl.rpp.batch_size: should be a valid integer, not '8'",
+    ),
+    "a fraction for a count": (
+        "sft.sft.batch_size",
+        2.5,
+        "sft.sft.batch_size: should be a valid integer, not 2.5",
+    ),
+    "a number for yes or no": (
+        "scores.whole_words",
+        1,
+        "scores.whole_words: should be a valid boolean, not 1",
+    ),
+    "a negative count": (
+        "data.text.train",
+        -1,
+        "data.text.train: should be greater than or equal to 1, not -1",
+    ),
+    "a probability over 1": (
+        "base.tiny.noise.slip",
+        1.5,
+        "base.tiny.noise.slip: should be less than or equal to 1, not 1.5",
+    ),
+    "an unknown algorithm": (
+        "rl.grpo.algorithm",
+        "ppo",
+        "rl.grpo.algorithm: should be 'reinforce_plus_plus' or 'grpo', not 'ppo'",
+    ),
+    "an unknown split": (
+        "evaluate.splits",
+        ["train"],
+        "evaluate.splits.0: should be 'validation' or 'test', not 'train'",
+    ),
+    "an unknown method": (
+        "study.methods",
+        ["vanilla", "dpo"],
+        "study.methods: 'dpo' is not defined (allowed: vanilla, sft, grpo, rpp)",
+    ),
+    "an unknown model": (
+        "study.models",
+        ["huge"],
+        "study.models: 'huge' is not defined (allowed: tiny, given)",
+    ),
+    "an unknown data set": (
+        "study.datasets",
+        ["theirs"],
+        "study.datasets: 'theirs' is not defined (allowed: text, mine)",
+    ),
+    "a name twice": (
+        "study.methods",
+        ["sft", "sft"],
+        "study.methods: a name stands there twice (sft, sft)",
+    ),
+    "nothing to compare": (
+        "study.seeds",
+        [],
+        "study.seeds: Tuple should have at least 1 item after validation, not []",
+    ),
+    "a part that does not divide": (
+        "sft.sft.backward_batch_size",
+        3,
+        "sft.sft: backward_batch_size=3 must divide batch_size=8",
+    ),
+    "an update that does not divide": (
+        "rl.grpo.ppo_batch_size",
+        6,
+        "rl.grpo: ppo_batch_size=6 must divide the 16 responses of a generation step (batch_size=4 x group_size=4)",
+    ),
+    "a backward pass that does not divide": (
+        "rl.grpo.ppo_backward_batch_size",
+        3,
+        "rl.grpo: ppo_backward_batch_size=3 must divide ppo_batch_size=4",
+    ),
+    "a group of one": (
+        "rl.rpp.algorithm",
+        "grpo",
+        "rl.rpp: group_size=1, but grpo compares a response with its siblings: at least 2",
+    ),
+    "a batch larger than the data": (
+        "rl.rpp.batch_size",
+        32,
+        "rl.rpp.batch_size: 32 queries, but data.text.train has 16",
+    ),
+}
+
+
+@pytest.mark.parametrize(("path", "value", "expected"), MISTAKES.values(), ids=MISTAKES)
+def test_mistake_is_named_with_its_place(
+    raw_study: RawStudy, write_study: Write, path: str, value: Any, expected: str
+) -> None:
+    assert mistake(write_study(changed(raw_study, path, value))) == expected
+
+
+def test_missing_key_is_named(raw_study: RawStudy, write_study: Write) -> None:
+    del raw_study["rl"]["grpo"]["sampling"]["top_p"]
+    assert mistake(write_study(raw_study)) == "rl.grpo.sampling.top_p: missing"
+
+
+def test_a_choice_by_source_names_the_sources(raw_study: RawStudy, write_study: Write) -> None:
+    raw_study["data"]["text"]["source"] = "hub"
+    found = mistake(write_study(raw_study))
+    assert found.startswith("data.text: ")
+    assert "'generated', 'jsonl'" in found
+
+
+def test_all_mistakes_are_named_at_once(raw_study: RawStudy, write_study: Write) -> None:
+    raw_study["compute"] |= {"threads": 0, "dtype": "float16", "gpus": 1}
+    places = [line.split(":")[0] for line in mistake(write_study(raw_study)).splitlines()]
+    assert sorted(places) == ["compute.dtype", "compute.gpus", "compute.threads"]
+
+
+def test_a_method_stands_in_one_section(raw_study: RawStudy, write_study: Write) -> None:
+    raw_study["rl"]["sft"] = raw_study["rl"]["grpo"]
+    assert mistake(write_study(raw_study)) == "rl.sft: sft has a method of that name already"
+
+
+def test_a_key_stands_once(raw_study: RawStudy, write_study: Write) -> None:
+    path = write_study(raw_study)
+    path.write_text(path.read_text() + "compute: {}\n")
+    with pytest.raises(ValueError, match=rf"^{path}: not YAML: the key 'compute' stands twice\n.*line \d+"):
+        load_study(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "hello"])
+def test_a_file_that_is_no_study(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    assert mistake(path)
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("5e-4", 0.0005), ("5E-4", 0.0005), ("5.0e-4", 0.0005), ("1e+2", 100.0), ("0.5", 0.5)]
+)
+def test_scientific_notation_is_a_number(raw_study: RawStudy, write_study: Write, text: str, value: float) -> None:
+    path = write_study(changed(raw_study, "sft.sft.optimizer.learning_rate", "RATE"))
+    path.write_text(path.read_text().replace("RATE", text))
+    assert load_study(path).sft["sft"].optimizer.learning_rate == value
+
+
+def test_paths_are_found_from_another_working_directory(
+    raw_study: RawStudy, write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw_study["data"]["mine"]["train"] = "/data/train.jsonl"
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere" / "deep")
+    study = load_study(write_study(raw_study), root=tmp_path / "repository")
+    assert study.base_run("given").checkpoint == "../../repository/models/given"
+    mine = study.data_run("mine").settings
+    assert mine.test == "../../repository/mine/test.jsonl[10:20]"
+    assert Path(mine.train).resolve() == Path("/data/train.jsonl").resolve()
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("config/*.yaml")), ids=lambda path: path.name)
+def test_every_study_of_the_repository_loads(path: Path) -> None:
+    assert load_study(path, ROOT).cells(["vanilla", "sft", "rl"])
+
+
+def test_the_grid_is_the_product_of_its_parts(raw_study: RawStudy, write_study: Write) -> None:
+    study = load_study(write_study(raw_study))
+    assert len(study.cells(["vanilla", "sft", "rl"])) == 2 * 2 * 4 * 2
+    assert len(study.cells(["rl"])) == 2 * 2 * 2 * 2
+    assert "tiny/mine/grpo/seed2" in study.cells(["rl"])
+
+
+def test_the_last_epoch_is_always_evaluated(raw_study: RawStudy, write_study: Write) -> None:
+    study = load_study(write_study(raw_study))  # every 2 of 3, of 4
+    assert study.save_epochs("text") == (2, 3)
+    assert study.save_epochs("mine") == (2, 4)
+    weights = study.evaluate_run("tiny", "text", "grpo", 2).weights
+    assert weights == {str(e): f"results/rl/tiny/text/grpo/seed2/epoch{e}.safetensors" for e in (2, 3)}
+    assert study.evaluate_run("tiny", "text", "vanilla", 2).weights == {}
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+CELL = ("tiny", "text")
+
+
+def runs(study: Study) -> dict[str, str]:
+    """What each job's run.json holds."""
+    jobs = {
+        "data": study.data_run("text"),
+        "pretrain": study.pretrain_run("tiny"),
+        "base": study.base_run("tiny"),
+        "sft": study.sft_run(*CELL, "sft", 1),
+        "rl grpo": study.rl_run(*CELL, "grpo", 1),
+        "rl rpp": study.rl_run(*CELL, "rpp", 1),
+        "evaluate vanilla": study.evaluate_run(*CELL, "vanilla", 1),
+        "evaluate grpo": study.evaluate_run(*CELL, "grpo", 1),
+        "scores": study.scores_run(),
+        "tables": study.tables_run(),
+        "figures": study.figures_run(),
+        "report": study.report_run(),
+    }
+    return {name: run.canonical_json() for name, run in jobs.items()}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "touched"),
+    [
+        ("rl.grpo.epsilon", 0.3, {"rl grpo"}),
+        ("rl.rpp.optimizer.learning_rate", 0.5, {"rl rpp"}),
+        ("sft.sft.batch_size", 4, {"sft"}),
+        ("data.text.seed", 4, {"data"}),
+        ("base.tiny.noise.slip", 0.3, {"pretrain"}),
+        ("evaluate.max_new_tokens", 16, {"evaluate vanilla", "evaluate grpo"}),
+        ("scores.reflection_words", ["hm"], {"scores"}),
+        ("study.name", "another", {"report"}),
+        ("study.seeds", [1, 2, 3], {"scores", "report"}),
+    ],
+)
+def test_a_changed_setting_touches_the_jobs_it_is_about(
+    raw_study: RawStudy, write_study: Write, path: str, value: Any, touched: set[str]
+) -> None:
+    before = runs(load_study(write_study(raw_study)))
+    after = runs(load_study(write_study(changed(raw_study, path, value))))
+    assert {name for name in before if before[name] != after[name]} == touched
+
+
+def test_order_of_keys_changes_no_job(raw_study: RawStudy, write_study: Write) -> None:
+    before = runs(load_study(write_study(raw_study)))
+    raw_study["rl"]["grpo"] = dict(reversed(raw_study["rl"]["grpo"].items()))
+    assert runs(load_study(write_study(raw_study))) == before
+
+
+@pytest.mark.parametrize("kind", [SFTRun, RLRun, EvaluateRun])
+def test_a_run_comes_back_from_its_file(
+    raw_study: RawStudy, write_study: Write, tmp_path: Path, kind: type[config.Run]
+) -> None:
+    study = load_study(write_study(raw_study))
+    run = {
+        SFTRun: study.sft_run(*CELL, "sft", 1),
+        RLRun: study.rl_run(*CELL, "grpo", 1),
+        EvaluateRun: study.evaluate_run(*CELL, "grpo", 1),
+    }[kind]
+    path = tmp_path / "run.json"
+    path.write_text(run.canonical_json())
+    assert load_run(path, kind) == run
+
+
+def test_a_run_of_another_job_is_refused(raw_study: RawStudy, write_study: Write, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(load_study(write_study(raw_study)).sft_run(*CELL, "sft", 1).canonical_json())
+    with pytest.raises(ValueError, match=rf"{path}: settings\.backward_batch_size: unknown key"):
+        load_run(path, RLRun)
+
+
+# --- no dead settings ------------------------------------------------------------------------------------------------
+
+
+def settings_classes(kind: type[Settings] = Settings) -> Iterator[type[Settings]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from settings_classes(child)
+
+
+def read_names() -> set[str]:
+    """Every name that is read as an attribute somewhere in the stages, the Snakefile or its rules.
+
+    In config.py only what the study's and the runs' own methods read counts: there a name is mostly defined.
+    """
+    names: set[str] = set()
+    for path in ROOT.glob("stages/**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                names.add(node.attr)
+    for path in [ROOT / "Snakefile", *ROOT.glob("workflow/**/*.smk")]:
+        if path.exists():
+            names.update(word for word in path.read_text().replace("(", ".").split(".") if word.isidentifier())
+    return names
+
+
+# Read by pydantic to choose the class, and by name: getattr(settings, split).
+READ_OTHERWISE = {"source", "train", "validation", "test"}
+
+
+def test_every_setting_is_read() -> None:
+    fields = {f"{kind.__name__}.{field}" for kind in settings_classes() for field in kind.model_fields}
+    dead = {field for field in fields if field.split(".")[1] not in read_names() | READ_OTHERWISE}
+    assert not dead
+
+
+def test_canonical_json_is_what_load_run_reads(raw_study: RawStudy, write_study: Write) -> None:
+    text = load_study(write_study(raw_study)).rl_run(*CELL, "grpo", 1).canonical_json()
+    assert "\n" not in text
+    assert list(json.loads(text)) == sorted(json.loads(text))
