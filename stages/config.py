@@ -497,6 +497,13 @@ class Study(Settings):
             if self.kind(method) in kinds
         ]
 
+    def sources(self, dataset: str) -> list[str]:
+        """Files that a data set is made from."""
+        data = self.data[dataset]
+        if isinstance(data, GeneratedData):
+            return []
+        return sorted({path.split("[")[0] for path in (data.train, data.validation, data.test)})
+
     # the runs
 
     def data_run(self, dataset: str) -> DataRun:
@@ -525,7 +532,7 @@ class Study(Settings):
         folder = f"results/{kind}/{model}/{dataset}/{method}/seed{seed}"
         return EvaluateRun(
             **self._model_run("evaluate", model, dataset, method, seed),
-            weights={str(epoch): f"{folder}/epoch{epoch}.safetensors" for epoch in epochs},
+            weights={str(epoch): f"{folder}/weights/epoch{epoch}.safetensors" for epoch in epochs},
             settings=self.evaluate,
         )
 

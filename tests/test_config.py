@@ -114,7 +114,7 @@ MISTAKES = {
     "nothing to compare": (
         "study.seeds",
         [],
-        "study.seeds: Tuple should have at least 1 item after validation, not []",
+        "study.seeds: should have at least 1 item, not []",
     ),
     "a part that does not divide": (
         "sft.sft.backward_batch_size",
@@ -149,6 +149,15 @@ def test_mistake_is_named_with_its_place(
     raw_study: RawStudy, write_study: Write, path: str, value: Any, expected: str
 ) -> None:
     assert mistake(write_study(changed(raw_study, path, value))) == expected
+
+
+@pytest.mark.parametrize("name", ["generated", "jsonl"])
+def test_a_data_set_may_be_called_like_its_source(raw_study: RawStudy, write_study: Write, name: str) -> None:
+    raw_study["data"][name] = raw_study["data"]["text"] | {"trian": 1}
+    assert mistake(write_study(raw_study)) == (
+        f"data.{name}.trian: unknown key, did you mean 'train'? "
+        "(allowed: source, mode, seed, train, validation, test, epochs)"
+    )
 
 
 def test_missing_key_is_named(raw_study: RawStudy, write_study: Write) -> None:
@@ -339,7 +348,8 @@ READ_OTHERWISE = {"source", "train", "validation", "test"}
 
 def test_every_setting_is_read() -> None:
     fields = {f"{kind.__name__}.{field}" for kind in settings_classes() for field in kind.model_fields}
-    dead = {field for field in fields if field.split(".")[1] not in read_names() | READ_OTHERWISE}
+    read = read_names() | READ_OTHERWISE
+    dead = {field for field in fields if field.split(".")[1] not in read}
     assert not dead
 
 

@@ -52,8 +52,8 @@ def accuracy(rows: pd.DataFrame, samples: Mapping[str, int]) -> pd.DataFrame:
     solved = problems.groupby(cell, sort=False).agg(
         samples=("samples", "first"), problems=("problem", "size"), accuracy=("any", "mean")
     )
-    responses = _means(rows.groupby(cell, sort=False))
-    return solved.join(responses.rename(columns={"correct": "mean_accuracy"})).reset_index()
+    responses = rows.assign(mean_accuracy=rows["correct"], truncated=~rows["finished"]).groupby(cell, sort=False)
+    return solved.join(responses[["mean_accuracy", "truncated", "length"]].mean()).reset_index()
 
 
 def training(rows: pd.DataFrame) -> pd.DataFrame:
@@ -76,8 +76,8 @@ def steps(rows: pd.DataFrame, settings: Scores) -> pd.DataFrame:
     marks = pd.DataFrame({"N": 1, "Nref": reflective, "N+": correct, "Nref+": reflective & correct}, index=rows.index)
     counts = marks.astype(int).groupby([rows[key] for key in by]).sum()
     rewards = pd.DataFrame(rows["rewards"].tolist(), index=rows.index).add_prefix("reward_")
-    means = _means(rows.groupby(by)).drop(columns="correct")
-    parts = [counts, means, rewards.groupby([rows[key] for key in by]).mean(), ratios(counts)]
+    means = rows.assign(truncated=~rows["finished"])[["length", "truncated"]].join(rewards)
+    parts = [counts, means.groupby([rows[key] for key in by]).mean(), ratios(counts)]
     return pd.concat(parts, axis="columns").reset_index()
 
 
@@ -103,10 +103,5 @@ def ratios(counts: pd.DataFrame) -> pd.DataFrame:
 
 
 def ratio(part: pd.Series, whole: pd.Series) -> pd.Series:
-    """part / whole, NaN where the whole is empty."""
+    """Share of a whole, NaN where the whole is empty."""
     return part / whole.where(whole > 0)
-
-
-def _means(groups: "pd.core.groupby.DataFrameGroupBy") -> pd.DataFrame:  # type: ignore[type-arg]
-    found = groups[["correct", "finished", "length"]].mean()
-    return found.assign(truncated=1 - found["finished"])[["correct", "truncated", "length"]]

@@ -25,7 +25,7 @@ from stages.data.geometry.kinds import KINDS, results
 from stages.data.geometry.problems import Given, Mode, draw_corpus, draw_given, figure, question
 from stages.data.geometry.solutions import golden_solution, imperfect_solution, listed
 from stages.evaluation.judge import is_correct
-from stages.files import whole_folder
+from stages.files import sha256, whole_folder
 from stages.model.processor import ImageOnlyProcessor
 from stages.model.tiny import build_model, build_processor
 from stages.progress import progress
@@ -318,6 +318,35 @@ def pretrain(recipe: Recipe, save: Callable[[PreTrainedModel, ImageOnlyProcessor
     save(model, processor, measured)
 
 
+def model_card(name: str, recipe: Recipe, measured: dict[str, float], digest: str) -> str:
+    """Markdown: how the model came about, what it can do, and its hash."""
+    noise = recipe.noise
+    return f"""# {name}
+
+A tiny vision-language model of transformers' `{recipe.architecture}` classes, built and pre-trained from scratch by
+this project (`stages/model/pretrain.py`); no weights of another model are in it. It is the base that the laptop study
+fine-tunes, and good for nothing else.
+
+**How it came about.** Recipe: `recipe.json`, seed {recipe.seed}. A tokenizer trained on the corpus; {recipe.glyph_steps}
+updates of the vision tower on naming the glyph in every cell of a figure; then, the vision tower frozen,
+{recipe.steps} updates of {recipe.batch_size} rows of the language model on captions of {recipe.pictures} figures,
+arithmetic, and imperfect solutions of all kinds of problems: a step of a calculation is wrong with probability
+{noise.slip}, {noise.direct:.0%} of the solutions are an answer alone, and {noise.reflection:.0%} of the right and
+{3 * noise.reflection:.0%} of the wrong calculations are reflected on and done again. Problems of the validation and
+the test splits are not in the corpus; their kinds are.
+
+**What it can do**, greedily, on {HELD_OUT} problems each:
+
+| | share |
+|---|---|
+| reads all numbers of a held-out figure | {measured["read"]:.3f} |
+| solves validation problems, numbers in the text | {measured["solved_text"]:.3f} |
+| solves validation problems, numbers in the figure alone | {measured["solved_vision"]:.3f} |
+
+`model.safetensors` sha256: `{digest}`
+"""
+
+
 def main(path: str) -> None:
     run = load_run(path, PretrainRun)
     torch.set_num_threads(run.compute.threads)
@@ -327,7 +356,9 @@ def main(path: str) -> None:
             model.save_pretrained(folder)
             processor.save_pretrained(folder)
             recipe = run.settings.model_dump(mode="json")
-            (folder / "recipe.json").write_text(json.dumps({"recipe": recipe, "measured": measured}, indent=2) + "\n")
+            (folder / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+            digest = sha256(folder / "model.safetensors")
+            (folder / "README.md").write_text(model_card(run.model, run.settings, measured, digest), encoding="utf-8")
 
     pretrain(run.settings, save)
 

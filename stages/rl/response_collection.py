@@ -147,10 +147,10 @@ def choose(logits: Tensor, temperature: Tensor, top_p: Tensor, noise: Tensor, ba
     """
     scaled = (logits.double() / temperature[:, None]).index_fill(1, banned_ids, -torch.inf)
     probability = scaled.softmax(-1)
-    if (top_p < 1).any():
-        ordered, order = probability.sort(-1, descending=True, stable=True)
-        beyond = ordered.cumsum(-1) - ordered >= top_p[:, None]
-        probability = probability.masked_fill(beyond.gather(1, order.argsort(-1)), 0)
+    if (cut := top_p < 1).any():
+        ordered, order = probability[cut].sort(stable=True, dim=-1, descending=True)
+        beyond = ordered.cumsum(-1) - ordered >= top_p[cut, None]
+        probability[cut] = probability[cut].masked_fill(beyond.gather(1, order.argsort(-1)), 0)
     cumulative = probability.cumsum(-1)
     drawn = torch.searchsorted(cumulative, (noise * cumulative[:, -1])[:, None], right=True)[:, 0]
     return drawn.clamp(max=logits.shape[1] - 1)

@@ -1,0 +1,41 @@
+# Reinforcement learning against supervised fine-tuning, from data to report: the table of contents.
+
+import sys
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.20")
+sys.path.insert(0, workflow.basedir)
+
+from stages.config import load_study
+from workflow.sources import code_digest
+
+# One file is the whole study; it is not merged with another. `--configfile FILE` takes FILE instead.
+study_files = [*workflow.config_settings.configfiles] or [Path(workflow.basedir, "config/config.yaml")]
+try:
+    study = load_study(study_files[-1], root=workflow.basedir)
+except (ValueError, OSError) as mistakes:
+    sys.exit(f"The study cannot run:\n{mistakes}")
+
+grid = study.study
+
+
+wildcard_constraints:
+    model="|".join(study.base),
+    dataset="|".join(study.data),
+    method="|".join(["vanilla", *study.sft, *study.rl]),
+    seed=r"\d+",
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/model.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        "results/report/index.html",

@@ -1,0 +1,65 @@
+"""Files and folders appear whole or not at all."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from stages.files import sha256, whole_file, whole_folder
+
+
+def names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+def test_a_file_appears_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "table.csv"
+    with whole_file(path) as partial:
+        partial.write_text("all")
+        assert not path.exists()
+    assert path.read_text() == "all"
+    assert names(tmp_path) == {"new", "new/table.csv"}
+
+
+def test_a_file_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), whole_file(path) as partial:
+        partial.write_text("ha")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert names(tmp_path) == {"table.csv"}
+
+
+def test_a_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), whole_folder(tmp_path / "run") as partial:
+        (partial / "half.csv").write_text("ha")
+        raise RuntimeError
+    assert names(tmp_path) == set()
+
+
+def test_a_folder_takes_new_entries_and_keeps_its_own(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "images").mkdir(parents=True)
+    (run / "images" / "old.png").touch()
+    (run / "run.json").write_text("{}")  # what the workflow put there
+    with whole_folder(run) as partial:
+        (partial / "images").mkdir()
+        (partial / "images" / "new.png").touch()
+        (partial / "train.jsonl").touch()
+    assert names(run) == {"images", "images/new.png", "run.json", "train.jsonl"}
+
+
+def test_what_a_killed_job_left_is_not_taken_over(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "run") as partial:
+        pass
+    partial.mkdir()
+    (partial / "from_before.csv").touch()
+    with whole_folder(tmp_path / "run"):
+        pass
+    assert names(tmp_path) == {"run"}
+
+
+def test_sha256_is_the_standard_one(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc" * 100_000)
+    assert sha256(tmp_path / "x") == hashlib.sha256(b"abc" * 100_000).hexdigest()

@@ -1,0 +1,52 @@
+# The two ways to train, from the same base, on the same problems, for the same number of epochs.
+
+
+rule sft:
+    input:
+        data="results/data/{dataset}/train.jsonl",
+        base="results/base/{model}/model.safetensors",
+    output:
+        run="results/sft/{model}/{dataset}/{method}/seed{seed}/run.json",
+        updates="results/sft/{model}/{dataset}/{method}/seed{seed}/updates.jsonl",
+        provenance="results/sft/{model}/{dataset}/{method}/seed{seed}/provenance.json",
+        weights=directory("results/sft/{model}/{dataset}/{method}/seed{seed}/weights"),
+    log:
+        "logs/sft/{model}/{dataset}/{method}/seed{seed}.log",
+    benchmark:
+        "logs/benchmarks/sft/{model}/{dataset}/{method}/seed{seed}.tsv"
+    conda:
+        "../../envs/study.yaml"
+    threads: study.compute.threads
+    resources:
+        mem_mb=study.compute.memory_mb,
+    params:
+        run=lambda w: study.sft_run(w.model, w.dataset, w.method, int(w.seed)).canonical_json(),
+        code=code_digest("stages.sft.train"),
+    shell:
+        "echo {params.run:q} > {output.run}; python -m stages.sft.train {output.run} > {log} 2>&1"
+
+
+rule rl:
+    input:
+        data="results/data/{dataset}/train.jsonl",
+        base="results/base/{model}/model.safetensors",
+    output:
+        run="results/rl/{model}/{dataset}/{method}/seed{seed}/run.json",
+        responses="results/rl/{model}/{dataset}/{method}/seed{seed}/responses.jsonl",
+        updates="results/rl/{model}/{dataset}/{method}/seed{seed}/updates.jsonl",
+        provenance="results/rl/{model}/{dataset}/{method}/seed{seed}/provenance.json",
+        weights=directory("results/rl/{model}/{dataset}/{method}/seed{seed}/weights"),
+    log:
+        "logs/rl/{model}/{dataset}/{method}/seed{seed}.log",
+    benchmark:
+        "logs/benchmarks/rl/{model}/{dataset}/{method}/seed{seed}.tsv"
+    conda:
+        "../../envs/study.yaml"
+    threads: study.compute.threads
+    resources:
+        mem_mb=study.compute.memory_mb,
+    params:
+        run=lambda w: study.rl_run(w.model, w.dataset, w.method, int(w.seed)).canonical_json(),
+        code=code_digest("stages.rl.train"),
+    shell:
+        "echo {params.run:q} > {output.run}; python -m stages.rl.train {output.run} > {log} 2>&1"

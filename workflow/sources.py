@@ -1,0 +1,58 @@
+"""Which code a job depends on, as a digest that changes when the code does, and not when only its comments do.
+
+A rule carries the digest of its stage's module among its parameters. Snakemake then runs a job again when the module,
+or any module of `stages` that it imports, computes something else. `stages.config` does not count: what of it
+concerns a job is in the job's `run.json`, another parameter.
+"""
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SETTINGS = {"stages.config", "stages.progress", "stages.provenance"}
+
+
+def code_digest(module: str) -> str:
+    """Twelve hex digits over a module and all that it imports from `stages`."""
+    digest = hashlib.sha256()
+    for name in sorted(reached(module)):
+        digest.update(ast.dump(_without_docstrings(_parsed(name))).encode())
+    return digest.hexdigest()[:12]
+
+
+def reached(module: str) -> set[str]:
+    """A module and the modules of `stages` that it imports, directly or by way of others."""
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found or name in SETTINGS or _path(name) is None:
+            continue
+        found.add(name)
+        for node in ast.walk(_parsed(name)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stages"):
+                waiting += [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names if alias.name.startswith("stages")]
+    return found
+
+
+def _path(module: str) -> Path | None:
+    stem = ROOT.joinpath(*module.split("."))
+    return next((path for path in (stem.with_suffix(".py"), stem / "__init__.py") if path.is_file()), None)
+
+
+@cache
+def _parsed(module: str) -> ast.Module:
+    path = _path(module)
+    assert path
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            node.body = node.body[1:] or [ast.Pass()]
+    return tree
