@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import matplotlib as mpl
 import pandas as pd
@@ -17,17 +18,20 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from stages.config import FiguresRun, load_run
 from stages.files import whole_folder
 from stages.progress import progress
 from stages.report.names import VANILLA, cells, label, model_label, of_cell
 
+Line = Literal["-", ":"]
+
 GREEN = "#2ca02c"
 # From dark to light: RL red, SFT blue as in the paper; one method of a kind has the middle of its kind's shades.
 SHADES = {"rl": ("#8c1515", "#d62728", "#f4975f"), "sft": ("#123a6b", "#1f77b4", "#6cc0e5")}
-STYLE = {
+STYLE: Any = {  # matplotlib wants its keys as literals
+    "axes.grid": True,
     "figure.dpi": 150,
     "font.size": 9,
     "axes.titlesize": 10,
@@ -44,6 +48,7 @@ TITLES = {
     "correct_ratio_in_reflection_texts": "Correct ratio in reflection texts",
     "correct_ratio_in_no_reflection_texts": "Correct ratio in no-reflection texts",
 }
+WITH_AND_WITHOUT: dict[str, Line] = {"reflection": "-", "no_reflection": ":"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def colours(methods: Mapping[str, str]) -> dict[str, str]:
     Args:
         methods: kind by method, in the order of the legend.
     """
-    found = {VANILLA: GREEN}
+    found = dict.fromkeys(methods, GREEN)
     for kind, (dark, middle, light) in SHADES.items():
         names = [method for method, other in methods.items() if other == kind]
         shades = [middle] if len(names) == 1 else sns.blend_palette([dark, middle, light], len(names)).as_hex()
@@ -88,7 +93,7 @@ def draw_accuracy(scores: Scores) -> Figure:
             name(ax, title=setting if row == 0 else "", x="Epoch" if row == len(splits) - 1 else "")
             if column == 0:
                 ax.set_ylabel(f"{str(split).capitalize()} accuracy")
-    add_legend(figure, {m: c for m, c in scores.colours.items() if m in set(table["method"])})
+    add_legend(figure, scores.colours, table)
     return figure
 
 
@@ -113,7 +118,8 @@ def draw_training(scores: Scores) -> Figure:
     draw_lines(axes[0], scores.training, "epoch", "accuracy", scores.colours, marker="o")
     draw_lines(axes[1], scores.steps, "generation_step", "length", scores.colours)
     draw_lines(axes[2], scores.steps, "generation_step", "reflection_ratio", scores.colours)
-    draw_with_and_without(axes[3], scores.steps, scores.colours)
+    for text, line in WITH_AND_WITHOUT.items():
+        draw_lines(axes[3], scores.steps, "generation_step", f"correct_ratio_in_{text}_texts", scores.colours, line)
     for ax, word in zip(axes[4:], frequent.index[:2], strict=False):
         draw_word(ax, scores, str(word))
         name(ax, f"Responses with “{word}”", x="Generation step", y=f"Responses, of {per_step(scores.steps)}")
@@ -122,20 +128,12 @@ def draw_training(scores: Scores) -> Figure:
     name(axes[0], "Training accuracy", x="Epoch", y="Accuracy")
     name(axes[1], "Response length", x="Generation step", y="Tokens")
     name(axes[2], TITLES["reflection_ratio"], x="Generation step", y="Share of responses")
+    name(axes[3], "Correct ratio", x="Generation step", y="Share of responses")
     for ax in (axes[0], axes[2], axes[3]):
         as_percent(ax)
-    add_legend(figure, scores.colours, scores.steps)
+    ratios = {TITLES[f"correct_ratio_in_{text}_texts"]: line for text, line in WITH_AND_WITHOUT.items()}
+    add_legend(figure, scores.colours, scores.steps, ratios)
     return figure
-
-
-def draw_with_and_without(ax: Axes, steps: pd.DataFrame, palette: Mapping[str, str]) -> None:
-    """How often reflective (solid) and other (dotted) responses are correct."""
-    draw_lines(ax, steps, "generation_step", "correct_ratio_in_reflection_texts", palette)
-    draw_lines(ax, steps, "generation_step", "correct_ratio_in_no_reflection_texts", palette, linestyle=":")
-    lines = [Line2D([], [], color="0.25", linestyle=style) for style in ("-", ":")]
-    texts = ["in reflection texts", "in no-reflection texts"]
-    ax.legend(lines, texts, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, fontsize=8)
-    name(ax, "Correct ratio", x="Generation step", y="Share of responses")
 
 
 def draw_reflection(scores: Scores) -> Figure:
@@ -190,35 +188,29 @@ def panels(rows: int, columns: int, width: float = 3.2, height: float = 2.5) -> 
     return figure, list(axes.flat)
 
 
-def draw_lines(ax: Axes, table: pd.DataFrame, x: str, y: str, palette: Mapping[str, str], **line: str) -> None:
+def draw_lines(
+    ax: Axes, table: pd.DataFrame, x: str, y: str, palette: Mapping[str, str], line: Line = "-", marker: str = ""
+) -> None:
     """Mean over seeds by method, and a band of one standard deviation where there are several seeds."""
     present = set(table["method"])
     methods = {method: colour for method, colour in palette.items() if method in present and method != VANILLA}
     if methods and table[y].notna().any():
-        look = {"markersize": 4, "markeredgewidth": 0, "err_kws": {"linewidth": 0}, **line}
-        sns.lineplot(
-            table,
-            x=x,
-            y=y,
-            hue="method",
-            hue_order=methods,
-            palette=methods,
-            errorbar="sd",
-            ax=ax,
-            legend=False,
-            **look,
-        )
+        band = {"errorbar": "sd", "err_kws": {"linewidth": 0, "alpha": 0.15}}
+        look = {"linestyle": line, "marker": marker, "markersize": 4, "markeredgewidth": 0}
+        colour = {"hue": "method", "hue_order": methods, "palette": methods, "legend": False}
+        sns.lineplot(table, x=x, y=y, ax=ax, **colour, **band, **look)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    ax.yaxis.set_major_locator(MaxNLocator(5))
+    ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
 
 
 def draw_word(ax: Axes, scores: Scores, word: str) -> None:
     """How many responses have a word; "never" if none has it."""
     counts = scores.words[scores.words["word"] == word]
     draw_lines(ax, counts, "generation_step", "count", scores.colours)
-    ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], integer=True))
     ax.set_ylim(bottom=0, top=None if counts["count"].any() else 1)
     if not counts["count"].any():
+        ax.set_yticks([0])
         ax.text(0.5, 0.5, "never", transform=ax.transAxes, ha="center", va="center", color="0.5")
 
 
@@ -236,16 +228,21 @@ def name(ax: Axes, title: str = "", x: str = "", y: str = "") -> None:
 
 
 def as_percent(ax: Axes) -> None:
-    """Write fractions of the vertical axis in percent."""
-    ax.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
+    """Write fractions of the vertical axis in percent; no band goes below 0 or above 100."""
+    bottom, top = ax.get_ylim()
+    ax.set_ylim(max(bottom, -0.01), min(top, 1.01))
+    ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
 
 
-def add_legend(figure: Figure, palette: Mapping[str, str], table: pd.DataFrame | None = None) -> None:
-    """Above the panels; only the methods of a table, where one is given."""
-    methods = [method for method in palette if table is None or method in set(table["method"])]
-    lines = [Line2D([], [], color=palette[m], linewidth=2, linestyle="--" if m == VANILLA else "-") for m in methods]
-    texts = [f"{label(m)} (base model)" if m == VANILLA else label(m) for m in methods]
-    figure.legend(lines, texts, loc="outside upper center", ncols=max(1, len(methods)), frameon=False)
+def add_legend(
+    figure: Figure, palette: Mapping[str, str], table: pd.DataFrame, styles: Mapping[str, Line] | None = None
+) -> None:
+    """Below the panels: the methods that are in the table, and what the styles of line stand for."""
+    colours = {method: colour for method, colour in palette.items() if method in set(table["method"])}
+    lines = [Line2D([], [], color=c, linewidth=2, linestyle="--" if m == VANILLA else "-") for m, c in colours.items()]
+    texts = [f"{label(method)} (base model)" if method == VANILLA else label(method) for method in colours]
+    lines += [Line2D([], [], color="0.25", linestyle=style) for style in (styles or {}).values()]
+    figure.legend(lines, [*texts, *(styles or {})], loc="outside lower center", ncols=5, frameon=False)
 
 
 def empty_figure() -> Figure:
@@ -268,7 +265,7 @@ def write(scores: Path, methods: Mapping[str, str], folder: Path) -> None:
     wanted = [(*cell, kind) for cell in cells(tables["accuracy"]) for kind in FIGURES]
     for model, dataset, kind in progress(wanted, "figures"):
         of_this = {table: of_cell(rows, model, dataset) for table, rows in tables.items()}
-        with mpl.rc_context({**sns.axes_style("ticks"), "axes.grid": True, **STYLE}):
+        with sns.axes_style("ticks"), mpl.rc_context(STYLE):
             figure = FIGURES[kind](Scores(**of_this, colours=colours(order)))
             figure.suptitle(f"{model_label(model)} on {dataset}", fontsize=12)
             path = folder / f"{kind}_{model}_{dataset}"

@@ -1,0 +1,152 @@
+"""The sampler and the scorer against plain transformers: processor, left padding, pixel values, token types."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.testing import assert_close
+
+from stages.config import Compute, Sampling
+from stages.data.problem import Problem
+from stages.model.logprobs import response_logprobs
+from stages.model.vlm import VLM, load
+from stages.rl.data_flow import Queries, make_queries
+from stages.rl.response_collection import NativeCollector, Responses, choose
+from stages.rl.trajectory_generation import sequences_of
+
+MODELS = Path(__file__).parent.parent / "models"
+COMPUTE = Compute(device="cpu", dtype="float32", threads=1, memory_mb=3000)
+HOT = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=20)
+GREEDY = Sampling(temperature=0.01, top_p=0.001, max_new_tokens=20)
+
+
+@pytest.fixture(scope="module", params=["qwen2_5_vl_tiny", "qwen2_vl_tiny"])
+def vlm(request: pytest.FixtureRequest) -> VLM:
+    return load(MODELS / request.param, COMPUTE)
+
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory: pytest.TempPathFactory) -> list[Problem]:
+    """Questions of several lengths with pictures of several sizes."""
+    folder = tmp_path_factory.mktemp("pictures")
+    sizes = [(64, 64), (256, 256), (32, 96), (100, 40), (48, 48)]
+    questions = ["Find x.", "What is x?", "The angles are 20, 75 and x. What is x?", "Find the perimeter.", "x?"]
+    made = []
+    for i, (size, question) in enumerate(zip(sizes, questions, strict=True)):
+        noise = torch.rand(size[1], size[0], 3, generator=torch.Generator().manual_seed(i))
+        path = folder / f"{i}.png"
+        Image.fromarray((noise * 255).byte().numpy()).save(path)
+        made.append(Problem(question, "7", "", str(i), path))
+    return made
+
+
+def collect(vlm: VLM, problems: list[Problem], group_size: int, sampling: Sampling) -> tuple[Queries, Responses]:
+    queries = make_queries(problems, vlm, group_size)
+    return queries, NativeCollector(vlm).collect(queries, [sampling] * len(queries), list(range(len(queries))))
+
+
+@torch.no_grad()
+def plain_logprobs(vlm: VLM, queries: Queries, responses: Responses, **changed: Any) -> Tensor:
+    """[B, R] by the public way: processor, one left-padded batch, pixel values, no cache, the model's positions."""
+    inputs = vlm.processor(
+        text=[vlm.render(problem) for problem in queries.problems],
+        images=[[problem.picture()] for problem in queries.problems],
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+    )
+    zeros = torch.zeros_like(responses.token_ids)
+    logits = vlm.model(
+        input_ids=torch.cat([inputs["input_ids"], responses.token_ids], 1),
+        attention_mask=torch.cat([inputs["attention_mask"], responses.mask.long()], 1),
+        mm_token_type_ids=torch.cat([inputs["mm_token_type_ids"], zeros], 1),
+        pixel_values=inputs["pixel_values"],
+        image_grid_thw=inputs["image_grid_thw"],
+        **changed,
+    ).logits
+    logprobs = logits[:, inputs["input_ids"].shape[1] - 1 : -1].log_softmax(-1)
+    return logprobs.gather(2, responses.token_ids[..., None])[..., 0] * responses.mask
+
+
+def test_sampled_and_scored_logprobs_are_those_of_a_plain_forward_pass(vlm: VLM, problems: list[Problem]) -> None:
+    queries, responses = collect(vlm, problems, 2, HOT)
+    plain = plain_logprobs(vlm, queries, responses)
+    assert responses.mask.sum() > 50
+    assert_close(responses.logprobs * responses.mask, plain, atol=1e-4, rtol=0)
+    with torch.no_grad():
+        scored = response_logprobs(vlm.model, sequences_of(queries, responses))
+    assert_close(scored, plain, atol=1e-4, rtol=0)
+
+
+def test_text_positions_for_images_would_be_noticed(vlm: VLM, problems: list[Problem]) -> None:
+    """The released code's 2-D position ids, which transformers spreads over all three axes."""
+    queries, responses = collect(vlm, problems, 1, HOT)
+    mask = torch.cat([queries.mask, responses.mask], 1)
+    flat = (mask.long().cumsum(1) - 1).clamp(min=0)
+    wrong = plain_logprobs(vlm, queries, responses, position_ids=flat)
+    assert (wrong - responses.logprobs * responses.mask).abs().max() > 0.01
+
+
+def test_kept_features_are_what_the_vision_tower_says_again(vlm: VLM, problems: list[Problem]) -> None:
+    kept = vlm.prompts(problems)
+    assert vlm.prompts(problems)[0].features is kept[0].features
+    for problem, prompt in zip(problems, kept, strict=True):
+        inputs = vlm.processor.image_processor(problem.picture(), return_tensors="pt")
+        with torch.no_grad():
+            again = vlm.model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]).pooler_output
+        assert_close(prompt.features, again, atol=1e-5, rtol=0)
+
+
+def test_greedy_sampling_is_generate(vlm: VLM, problems: list[Problem]) -> None:
+    queries, responses = collect(vlm, problems, 1, GREEDY)
+    for problem, text in zip(problems, responses.texts, strict=True):
+        inputs = vlm.processor(text=[vlm.render(problem)], images=[[problem.picture()]], return_tensors="pt")
+        ids = vlm.model.generate(**inputs, do_sample=False, max_new_tokens=GREEDY.max_new_tokens)
+        generated = vlm.processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert text == generated
+
+
+def test_a_response_does_not_depend_on_its_neighbours(vlm: VLM, problems: list[Problem]) -> None:
+    together = make_queries(problems, vlm, 1)
+    all_at_once = NativeCollector(vlm).collect(together, [HOT] * 5, [10, 11, 12, 13, 14])
+    for i, problem in enumerate(problems):
+        alone = NativeCollector(vlm).collect(make_queries([problem], vlm, 1), [HOT], [10 + i])
+        assert alone.texts[0] == all_at_once.texts[i]
+
+
+def test_siblings_share_a_prefill_and_nothing_else(vlm: VLM, problems: list[Problem]) -> None:
+    _, grouped = collect(vlm, problems[:2], 3, HOT)
+    repeated = make_queries([p for p in problems[:2] for _ in range(3)], vlm, 1)
+    assert NativeCollector(vlm).collect(repeated, [HOT] * 6, list(range(6))).texts == grouped.texts
+    assert len(set(grouped.texts)) > 2
+
+
+def test_a_response_that_is_cut_off_is_not_finished(vlm: VLM, problems: list[Problem]) -> None:
+    short = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=3)
+    queries = make_queries(problems[:2], vlm, 1)
+    responses = NativeCollector(vlm).collect(queries, [short, HOT], [1, 2])
+    assert responses.mask[0].sum() == 3 and not responses.finished[0]
+    stops = torch.isin(responses.token_ids, vlm.stop_ids) & responses.mask
+    assert stops.any(1).tolist() == responses.finished.tolist()
+    assert (stops.sum(1) <= 1).all(), "nothing comes after an end token"
+
+
+def test_a_vision_placeholder_is_never_drawn() -> None:
+    logits = torch.zeros(50, 10)
+    logits[:, 3] = 100.0
+    drawn = choose(logits, torch.ones(50), torch.ones(50), torch.linspace(0, 0.999, 50), torch.tensor([3]))
+    assert 3 not in drawn and len(drawn.unique()) == 9
+
+
+def test_the_drawn_tokens_have_the_asked_distribution() -> None:
+    """By hand: weights 1:2:4:1 at temperature 1; top_p 0.7 leaves the two heaviest; temperature 0.01 the heaviest."""
+    logits = torch.log(torch.tensor([[1.0, 2.0, 4.0, 1.0]])).expand(8000, -1)
+    noise = (torch.arange(8000) + 0.5) / 8000
+    one, none = torch.ones(8000), torch.tensor([], dtype=torch.long)
+    assert choose(logits, one, one, noise, none).bincount().tolist() == [1000, 2000, 4000, 1000]
+    nucleus = choose(logits, one, 0.7 * one, noise, none).bincount(minlength=4).tolist()
+    assert nucleus[0] == nucleus[3] == 0 and abs(nucleus[1] - 8000 / 3) < 2
+    assert (choose(logits, 0.01 * one, one, noise, none) == 2).all()

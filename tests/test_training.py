@@ -1,0 +1,248 @@
+"""Updates from outside: what moves, what does not, and that something is learnt."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from stages.config import RL, Compute, RLRun, SFT, SFTRun, Sampling
+from stages.data.problem import Problem, read_problems
+from stages.data.prepare import prepare
+from stages.config import GeneratedData
+from stages.files import sha256
+from stages.model.vlm import VLM, frozen_copy, load
+from stages.records import read
+from stages.rl import train as rl
+from stages.rl.data_flow import make_queries
+from stages.rl.policy_update import update_policy
+from stages.rl.response_collection import NativeCollector
+from stages.rl.trajectory_generation import Trajectory, make_trajectory
+from stages.sft import train as sft
+from stages.training.optimizer import Optimization
+from stages.training.schedule import batches
+from tests.test_algorithms import ADAMW, METHOD
+
+MODELS = Path(__file__).parent.parent / "models"
+COMPUTE = Compute(device="cpu", dtype="float32", threads=1, memory_mb=3000)
+METHODS = {
+    "reinforce_plus_plus": METHOD,
+    "grpo": METHOD.model_copy(update={"algorithm": "grpo"}),
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    settings = GeneratedData(source="generated", mode="text", seed=0, train=16, validation=4, test=4, epochs=1)
+    prepare(settings, folder)
+    return folder
+
+
+@pytest.fixture(params=["qwen2_5_vl_tiny", "qwen2_vl_tiny"])
+def vlm(request: pytest.FixtureRequest) -> VLM:
+    return load(MODELS / request.param, COMPUTE)
+
+
+def trajectory_of(vlm: VLM, problems: list[Problem], method: RL) -> Trajectory:
+    sampling = method.sampling.model_copy(update={"max_new_tokens": 60})
+    queries = make_queries(problems, vlm, method.group_size)
+    responses = NativeCollector(vlm).collect(queries, [sampling] * len(queries), list(range(len(queries))))
+    return make_trajectory(queries, responses, vlm.model, frozen_copy(vlm.model), method)
+
+
+def gradients(vlm: VLM, trajectory: Trajectory, method: RL) -> list[Tensor]:
+    """The gradient of one update, before clipping: with plain SGD of rate 1 it is how far the weights move."""
+    before = [weight.detach().clone() for weight in vlm.model.parameters()]
+    settings = ADAMW.model_copy(update={"clip_grad_norm": 1e9})
+    optimization = Optimization(vlm.model, settings, 10)
+    optimization.optimizer = torch.optim.SGD(optimization.weights, lr=1.0)
+    update_policy(vlm.model, optimization, trajectory, method)
+    moved = [b - w.detach() for b, w in zip(before, vlm.model.parameters(), strict=True)]
+    with torch.no_grad():
+        for weight, b in zip(vlm.model.parameters(), before, strict=True):
+            weight.copy_(b)
+    return moved
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_the_first_update_starts_at_ratio_one_and_no_kl(vlm: VLM, data: Path, method: RL) -> None:
+    trajectory = trajectory_of(vlm, read_problems(data / "train.jsonl")[:4], method)
+    assert_close(trajectory.old_logprobs, trajectory.ref_logprobs, atol=0, rtol=0)
+    (update,) = update_policy(vlm.model, Optimization(vlm.model, ADAMW, 10), trajectory, method)
+    assert update.ratio == pytest.approx(1, abs=1e-6)
+    assert update.kl_loss == pytest.approx(0, abs=1e-9)
+    assert update.clip_fraction == 0 and update.entropy > 0
+
+
+def test_only_the_language_model_moves(vlm: VLM, data: Path) -> None:
+    before = {name: w.detach().clone() for name, w in vlm.model.named_parameters()}
+    trajectory = trajectory_of(vlm, read_problems(data / "train.jsonl")[:4], METHOD)
+    update_policy(vlm.model, Optimization(vlm.model, ADAMW, 10), trajectory, METHOD)
+    for name, weight in vlm.model.named_parameters():
+        assert torch.equal(weight, before[name]) == (".visual." in name), name
+
+
+@pytest.mark.parametrize("loss_average", ["response", "token"])
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_backward_batches_are_only_about_memory(vlm: VLM, data: Path, method: RL, loss_average: str) -> None:
+    method = method.model_copy(update={"loss_average": loss_average})
+    trajectory = trajectory_of(vlm, read_problems(data / "train.jsonl")[:4], method)
+    whole = gradients(vlm, trajectory, method)
+    assert max(g.abs().max() for g in whole) > 1e-4
+    for size in (1, 2):
+        cut = gradients(vlm, trajectory, method.model_copy(update={"ppo_backward_batch_size": size}))
+        for a, b in zip(whole, cut, strict=True):
+            assert_close(a, b, atol=2e-5, rtol=1e-3)
+
+
+def test_padding_and_order_do_not_change_the_gradient(vlm: VLM, data: Path) -> None:
+    problems = read_problems(data / "train.jsonl")[:4]
+    trajectory = trajectory_of(vlm, problems, METHOD)
+    plain = gradients(vlm, trajectory, METHOD)
+    for changed in (widened(trajectory, 3), reordered(trajectory, torch.tensor([4, 5, 0, 1, 6, 7, 2, 3]))):
+        for a, b in zip(plain, gradients(vlm, changed, METHOD), strict=True):
+            assert_close(a, b, atol=2e-5, rtol=1e-3)
+
+
+def widened(t: Trajectory, by: int) -> Trajectory:
+    """The same trajectory with columns of padding on both sides."""
+
+    def right(x: Tensor) -> Tensor:
+        return torch.nn.functional.pad(x, (0, by))
+
+    def left(x: Tensor) -> Tensor:
+        return torch.nn.functional.pad(x, (by, 0))
+
+    q, r = vars(t.queries).copy(), vars(t.responses).copy()
+    q |= {"token_ids": left(q["token_ids"]), "mask": left(q["mask"]), "position_ids": left(q["position_ids"])}
+    r |= {key: right(r[key]) for key in ("token_ids", "mask", "logprobs")}
+    return Trajectory(
+        type(t.queries)(**q), type(t.responses)(**r), right(t.old_logprobs), right(t.ref_logprobs), t.rewards, t.scores
+    )
+
+
+def reordered(t: Trajectory, order: Tensor) -> Trajectory:
+    """The same trajectory with its rows in another order."""
+    q, r = vars(t.queries).copy(), vars(t.responses).copy()
+    q |= {"token_ids": q["token_ids"][order], "mask": q["mask"][order], "position_ids": q["position_ids"][:, order]}
+    q |= {key: [q[key][i] for i in order] for key in ("problems", "features")} | {"group": q["group"][order]}
+    r |= {key: r[key][order] for key in ("token_ids", "mask", "logprobs", "finished")}
+    r["texts"] = [r["texts"][i] for i in order]
+    rewards = {name: values[order] for name, values in t.rewards.items()}
+    return Trajectory(
+        type(t.queries)(**q),
+        type(t.responses)(**r),
+        t.old_logprobs[order],
+        t.ref_logprobs[order],
+        rewards,
+        t.scores[order],
+    )
+
+
+def test_a_response_that_was_cut_off_has_no_score(data: Path) -> None:
+    """Eq. 1 gives the reward at the end token, and it has none."""
+    vlm = load(MODELS / "qwen2_5_vl_tiny", COMPUTE)
+    problems = read_problems(data / "train.jsonl")[:4]
+    queries = make_queries(problems, vlm, 2)
+    short = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=5)
+    responses = NativeCollector(vlm).collect(queries, [short] * 8, list(range(8)))
+    trajectory = make_trajectory(queries, responses, vlm.model, frozen_copy(vlm.model), METHOD)
+    assert not responses.finished.all()
+    assert (trajectory.scores[~responses.finished] == 0).all()
+
+
+def test_a_trivial_reward_is_learnt(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answer 7, whatever is asked: from near chance to nearly always, in a minute."""
+    from stages.rl import trajectory_generation
+
+    seven = {"accuracy": lambda text, answer: float(text.endswith("7}") or "7}." in text), "language": lambda t, a: 0.0}
+    monkeypatch.setattr(trajectory_generation, "REWARDS", seven)
+    torch.manual_seed(0)
+    vlm = load(MODELS / "qwen2_5_vl_tiny", COMPUTE)
+    problems = read_problems(data / "train.jsonl")
+    method = METHOD.model_copy(
+        update={
+            "batch_size": 16,
+            "group_size": 4,
+            "forward_batch_size": 32,
+            "ppo_batch_size": 32,
+            "ppo_backward_batch_size": 16,
+            "beta_loss": 0.0,
+        }
+    )
+    optimization = Optimization(vlm.model, ADAMW.model_copy(update={"learning_rate": 5e-4}), 1000)
+    reference = frozen_copy(vlm.model)
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=60)
+    shares = []
+    for step in range(40):
+        queries = make_queries(problems, vlm, 4)
+        responses = NativeCollector(vlm).collect(queries, [sampling] * 64, [step * 64 + i for i in range(64)])
+        trajectory = make_trajectory(queries, responses, vlm.model, reference, method)
+        update_policy(vlm.model, optimization, trajectory, method)
+        shares.append(trajectory.rewards["accuracy"].mean().item())
+        if shares[-1] > 0.95:
+            break
+    assert shares[0] < 0.3 and shares[-1] > 0.9, shares
+
+
+def run_settings(data: Path, out: Path, kind: str) -> dict[str, object]:
+    return {
+        "out": str(out),
+        "model": "qwen2_5_vl_tiny",
+        "dataset": "text",
+        "method": kind,
+        "seed": 3,
+        "base": str(MODELS / "qwen2_5_vl_tiny"),
+        "data": str(data),
+        "compute": COMPUTE,
+        "epochs": 2,
+        "save_epochs": (2,),
+    }
+
+
+def test_the_same_rl_run_twice_has_equal_bytes(data: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        rl.train(RLRun(**run_settings(data, tmp_path / name, "rl"), settings=METHOD))  # type: ignore[arg-type]
+    files = ["responses.jsonl", "updates.jsonl", "weights/epoch2.safetensors"]
+    assert [sha256(tmp_path / "a" / f) for f in files] == [sha256(tmp_path / "b" / f) for f in files]
+    rows = read(tmp_path / "a" / "responses.jsonl")
+    assert len(rows) == 2 * 16 * 2 and rows.generation_step.max() == 8
+    assert json.loads((tmp_path / "a" / "provenance.json").read_text())["packages"]["torch"]
+
+
+def test_sft_learns_its_solutions_and_nothing_of_the_question(data: Path, tmp_path: Path) -> None:
+    settings = SFT(optimizer=ADAMW, batch_size=8, backward_batch_size=4)
+    run = SFTRun(**run_settings(data, tmp_path / "sft", "sft"), settings=settings)  # type: ignore[arg-type]
+    sft.train(run)
+    loss = read(tmp_path / "sft" / "updates.jsonl").loss
+    assert len(loss) == 4 and loss.iloc[-1] < loss.iloc[0]
+
+    vlm = load(MODELS / "qwen2_5_vl_tiny", COMPUTE)
+    problems = read_problems(data / "train.jsonl")[:8]
+    golden = sft.golden_sequences(problems, vlm)
+    decoded = [vlm.processor.tokenizer.decode(ids[m]) for ids, m in zip(golden.response_ids, golden.response_mask, strict=True)]
+    assert decoded == [problem.solution + "<|im_end|>" for problem in problems]
+
+
+def test_sft_without_solutions_says_so_and_writes_nothing(data: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (data / "train.jsonl").read_text().splitlines()]
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "images").symlink_to(data / "images")
+    (bare / "train.jsonl").write_text("".join(json.dumps(row | {"solution": ""}) + "\n" for row in rows))
+    settings = SFT(optimizer=ADAMW, batch_size=8, backward_batch_size=4)
+    with pytest.raises(SystemExit, match="16 of 16 train problems have no 'solution'"):
+        sft.train(SFTRun(**run_settings(bare, tmp_path / "out", "sft"), settings=settings))  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_epoch_sees_whole_batches_in_an_order_of_its_own() -> None:
+    seen = list(batches(list(range(10)), 4, epochs=2, seed=1))
+    assert [(epoch, step) for epoch, step, _ in seen] == [(1, 1), (1, 2), (2, 3), (2, 4)]
+    first, second = (sum((items for e, _, items in seen if e == epoch), []) for epoch in (1, 2))
+    assert len(set(first)) == len(set(second)) == 8 and first != second
+    assert seen == list(batches(list(range(10)), 4, epochs=2, seed=1))
+    assert seen != list(batches(list(range(10)), 4, epochs=2, seed=2))
