@@ -332,8 +332,8 @@ updates of the vision tower on naming the glyph in every cell of a figure; then,
 {recipe.steps} updates of {recipe.batch_size} rows of the language model on captions of {recipe.pictures} figures,
 arithmetic, and imperfect solutions of all kinds of problems: a step of a calculation is wrong with probability
 {noise.slip}, {noise.direct:.0%} of the solutions are an answer alone, and {noise.reflection:.0%} of the right and
-{3 * noise.reflection:.0%} of the wrong calculations are reflected on and done again. Problems of the validation and
-the test splits are not in the corpus; their kinds are.
+{3 * noise.reflection:.0%} of the wrong calculations are reflected on and done again. No problem of a validation or test
+split is in the corpus; their kinds are, and so are bare calculations with any numbers.
 
 **What it can do**, greedily, on {HELD_OUT} problems each:
 

@@ -125,8 +125,8 @@ def last_responses(
     wanted = (rows["split"] == split) & (rows["setting"] == setting) & (rows["sample"] == 0)
     rows = rows[wanted & (rows["epoch"] == rows["epoch"].max()) & rows["problem"].isin([p.id for p in problems])]
     for row in judged(rows).to_dict("records"):
-        whose = {"method": label(method), "model": model_label(model)}
-        yield row["problem"], Response(**whose, **{key: row[key] for key in ("epoch", "correct", "finished", "text")})
+        answered = (row["epoch"], row["correct"], row["finished"], row["text"])
+        yield row["problem"], Response(label(method), model_label(model), *answered)
 
 
 def provenance(folders: tuple[str, ...]) -> dict[str, list[str]]:

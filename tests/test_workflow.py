@@ -1,0 +1,160 @@
+"""The smoke study through every rule, from an empty folder, and what is run again when something changes."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stages.records import read
+from workflow.sources import code_digest, reached
+
+ROOT = Path(__file__).parent.parent
+PARTS = ["Snakefile", "stages", "workflow", "config", "models", "envs", "profiles"]
+
+
+class Repository:
+    """A copy of the project, to run and to change."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for part in PARTS:
+            copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+            copy(ROOT / part, folder / part)
+
+    def snakemake(self, *arguments: str, study: str = "config/smoke.yaml") -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        environment = os.environ | {"PATH": path, "PYTHONPATH": str(self.folder)}
+        command = ["snakemake", "--cores", "2", "--configfile", study, *arguments]
+        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
+
+    def planned(self, study: str = "config/smoke.yaml") -> dict[str, int]:
+        """How many jobs of each rule would run."""
+        plan = self.snakemake("--dry-run", study=study)
+        assert plan.returncode == 0, plan.stderr + plan.stdout
+        table = re.search(r"^Job stats:\n.*\n-.*\n((?:.+\n)+)", plan.stdout + plan.stderr, re.M)
+        rows = [line.split() for line in table[1].splitlines()] if table else []
+        return {rule: int(count) for rule, count in rows if rule not in ("all", "total")}
+
+    def changed(self, change: dict[str, Any]) -> str:
+        """A smoke study with other values, given by dotted path."""
+        raw = yaml.safe_load((self.folder / "config/smoke.yaml").read_text().replace("e-", "e-"))
+        for path, value in change.items():
+            *parents, key = path.split(".")
+            place = raw
+            for parent in parents:
+                place = place[parent]
+            place[key] = value
+        text = re.sub(r"'(\d+e-\d+)'", r"\1", yaml.safe_dump(raw, sort_keys=False))
+        (self.folder / "config/changed.yaml").write_text(text)
+        return "config/changed.yaml"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """A repository whose smoke study has run."""
+    repository = Repository(tmp_path_factory.mktemp("repository"))
+    ran = repository.snakemake()
+    logs = "\n".join(f"{p}:\n{p.read_text()[-2000:]}" for p in repository.folder.glob("logs/**/*.log"))
+    assert ran.returncode == 0, ran.stderr[-5000:] + logs[-10000:]
+    return repository
+
+
+def test_every_rule_has_left_its_files(finished: Repository) -> None:
+    results = finished.folder / "results"
+    rules = {"data", "pretrain", "base", "sft", "rl", "evaluate", "scores", "tables", "figures", "report"}
+    assert {path.name for path in results.iterdir()} == rules
+    assert "<svg" in (text := (results / "report/index.html").read_text()) or "data:image" in text
+    grpo = results / "rl/qwen2_vl_scratch/geometry_vision/grpo/seed1"
+    assert len(read(grpo / "responses.jsonl")) == 16 * 2 * 2
+    assert sorted(path.name for path in (grpo / "weights").iterdir()) == ["epoch1.safetensors", "epoch2.safetensors"]
+    answered = read(results / "evaluate/qwen2_5_vl_tiny/geometry_vision/sft/seed0/responses.jsonl")
+    assert answered.groupby(["epoch", "split", "setting"]).size().to_dict() == {
+        (epoch, split, setting): 8 * samples
+        for epoch in (1, 2)
+        for split in ("validation", "test")
+        for setting, samples in (("pass@8 t=1.0", 8), ("pass@1 t=0.6", 1), ("pass@1 t=0.01", 1))
+    }
+    leftovers = [path for path in results.rglob("*") if "partial" in path.name]
+    assert not leftovers
+
+
+def test_a_second_time_nothing_is_done(finished: Repository) -> None:
+    assert finished.planned() == {}
+
+
+def test_an_rl_setting_runs_rl_again_and_what_follows(finished: Repository) -> None:
+    study = finished.changed({"rl.grpo.beta_loss": 0.5})
+    assert finished.planned(study) == {
+        "rl": 4,  # two models, two seeds
+        "evaluate": 4,
+        "scores": 1,
+        "figures": 1,
+        "tables": 1,
+        "report": 1,
+    }
+
+
+def test_an_evaluation_setting_trains_nothing_again(finished: Repository) -> None:
+    study = finished.changed({"evaluate.max_new_tokens": 16})
+    assert set(finished.planned(study)) == {"evaluate", "scores", "figures", "tables", "report"}
+
+
+def test_a_new_seed_leaves_the_others_alone(finished: Repository) -> None:
+    plan = finished.planned(finished.changed({"study.seeds": [0, 1, 2]}))
+    assert (plan["rl"], plan["sft"], plan["evaluate"]) == (4, 2, 8)
+
+
+@pytest.mark.parametrize("file", ["stages/evaluation/metrics.py", "stages/evaluation/reflection.py"])
+def test_metrics_code_scores_again_and_trains_nothing(finished: Repository, file: str) -> None:
+    path = finished.folder / file
+    source = path.read_text()
+    try:
+        path.write_text(source + "\n\nCHANGED = 1\n")
+        assert set(finished.planned()) == {"scores", "figures", "tables", "report"}
+        path.write_text(source + "\n\n# only a comment\n")
+        assert finished.planned() == {}
+    finally:
+        path.write_text(source)
+
+
+def test_a_job_depends_on_all_the_code_it_reaches() -> None:
+    assert {"stages.rl.algorithms", "stages.evaluation.judge", "stages.model.vlm"} <= reached("stages.rl.train")
+    assert not {"stages.evaluation.metrics", "stages.report.figures"} & reached("stages.rl.train")
+    assert code_digest("stages.rl.train") != code_digest("stages.sft.train")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"rl.grpo.epsilom": 0.2}, "rl.grpo.epsilom: unknown key, did you mean 'epsilon'?"),
+        ({"rl.grpo.ppo_batch_size": 3}, "rl.grpo: ppo_batch_size=3 must divide the 16 responses"),
+        ({"rl.grpo.gamma": "high"}, "rl.grpo.gamma: should be a valid number, not 'high'"),
+        ({"study.methods": ["vanilla", "ppo"]}, "study.methods: 'ppo' is not defined (allowed: vanilla, sft, "),
+        ({"study.models": ["gpt"]}, "study.models: 'gpt' is not defined (allowed: qwen2_5_vl_tiny"),
+        ({"study.datasets": ["cars"]}, "study.datasets: 'cars' is not defined (allowed: geometry_vision)"),
+    ],
+)
+def test_a_mistaken_study_stops_before_anything_runs(
+    finished: Repository, change: dict[str, Any], expected: str
+) -> None:
+    plan = finished.snakemake("--dry-run", study=finished.changed(change))
+    assert plan.returncode != 0
+    assert f"config/changed.yaml: {expected}" in plan.stderr
+
+
+def test_a_bad_data_set_stops_before_training(finished: Repository, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"id": "a", "question": "x?", "image": "no.png"}\nnot json\n')
+    source = {split: str(tmp_path / "train.jsonl") for split in ("train", "validation", "test")}
+    study = finished.changed({"data.geometry_vision": {"source": "jsonl", "epochs": 1, **source}})
+    ran = finished.snakemake("--directory", str(tmp_path / "run"), study=study)
+    assert ran.returncode != 0
+    log = (tmp_path / "run/logs/data/geometry_vision.log").read_text()
+    assert f"{tmp_path}/train.jsonl:1: no 'answer'" in log and f"{tmp_path}/train.jsonl:2: not JSON" in log
+    assert not (tmp_path / "run/results/rl").exists()
+    assert not list((tmp_path / "run/results/data").rglob("*.jsonl"))
