@@ -12,7 +12,9 @@ from stages.config import load_study
 from workflow.sources import code_digest
 
 # One file is the whole study; it is not merged with another. `--configfile FILE` takes FILE instead.
-study_files = [*workflow.config_settings.configfiles] or [Path(workflow.basedir, "config/config.yaml")]
+study_files = [*workflow.config_settings.configfiles] or [
+    Path(workflow.basedir, "config/config.yaml")
+]
 try:
     study = load_study(study_files[-1], root=workflow.basedir)
 except (ValueError, OSError) as mistakes:
@@ -28,6 +30,7 @@ wildcard_constraints:
     seed=r"\d+",
 
 
+include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/model.smk"
 include: "workflow/rules/train.smk"

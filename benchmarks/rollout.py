@@ -23,7 +23,9 @@ GROUP, LIMIT, ROUNDS = 4, 96, 7
 def ours(vlm: VLM, problems: list[Problem], seed: int) -> int:
     queries = make_queries(problems, vlm, GROUP)
     sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=LIMIT)
-    responses = NativeCollector(vlm).collect(queries, [sampling] * len(queries), [seed + i for i in range(len(queries))])
+    responses = NativeCollector(vlm).collect(
+        queries, [sampling] * len(queries), [seed + i for i in range(len(queries))]
+    )
     return int(responses.mask.sum())
 
 

@@ -596,7 +596,9 @@ class _Loader(yaml.SafeLoader):
                 continue
             key = self.construct_object(key_node, deep=deep)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
@@ -677,11 +679,12 @@ def _explained(kind: type[Settings], mistake: Any) -> str:
 
 def _keys(kind: Any, place: list[Any]) -> list[str]:
     """The keys that are allowed at a place of a settings tree."""
-    found = [kind]
+    found: list[Any] = [kind]
     for key in place:
-        annotations = [k.model_fields[key].annotation if isinstance(k, type) else get_args(k)[1] for k in found]
+        # A section is a settings class or a dict of them by name.
+        annotations = [get_args(k)[1] if get_origin(k) is dict else k.model_fields[key].annotation for k in found]
         found = [part for annotation in annotations for part in _parts(annotation)]
-    return [key for k in found if isinstance(k, type) for key in k.model_fields]
+    return [key for k in found if get_origin(k) is not dict for key in k.model_fields]
 
 
 def _parts(annotation: Any) -> list[Any]:

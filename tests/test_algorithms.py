@@ -99,7 +99,7 @@ def test_returns_are_the_equations_sum(gamma: float, beta_rew: float) -> None:
 
 @pytest.mark.parametrize("loss_average", ["response", "token"])
 def test_the_loss_is_the_equations_sum(loss_average: str) -> None:
-    scores, _, _, mask = batch()
+    mask = batch()[3]
     random = torch.Generator().manual_seed(1)
     new, old, ref, advantages = (torch.randn(6, 5, generator=random, dtype=torch.float64) * mask for _ in range(4))
     loss = clipped_loss(new, old, ref, advantages, mask, epsilon=0.2)
@@ -129,9 +129,7 @@ def test_k3_is_never_negative_and_zero_for_equals() -> None:
 def test_padding_rows_and_groups_may_come_in_any_order(advantages) -> None:  # type: ignore[no-untyped-def]
     scores, kl, group, mask = batch()
     plain = advantages(scores, kl, group, mask, METHOD)
-    wide = advantages(
-        scores, torch.nn.functional.pad(kl, (0, 3)), group, torch.nn.functional.pad(mask, (0, 3)), METHOD
-    )
+    wide = advantages(scores, torch.nn.functional.pad(kl, (0, 3)), group, torch.nn.functional.pad(mask, (0, 3)), METHOD)
     assert_close(wide[:, :5], plain)
     assert (wide[:, 5:] == 0).all()
     order = torch.randperm(6, generator=torch.Generator().manual_seed(3))

@@ -101,7 +101,7 @@ def test_kept_features_are_what_the_vision_tower_says_again(vlm: VLM, problems: 
 
 
 def test_greedy_sampling_is_generate(vlm: VLM, problems: list[Problem]) -> None:
-    queries, responses = collect(vlm, problems, 1, GREEDY)
+    _, responses = collect(vlm, problems, 1, GREEDY)
     for problem, text in zip(problems, responses.texts, strict=True):
         inputs = vlm.processor(text=[vlm.render(problem)], images=[[problem.picture()]], return_tensors="pt")
         ids = vlm.model.generate(**inputs, do_sample=False, max_new_tokens=GREEDY.max_new_tokens)

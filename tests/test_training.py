@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from stages.config import RL, Compute, RLRun, SFT, SFTRun, Sampling
-from stages.data.problem import Problem, read_problems
+from stages.config import RL, SFT, Compute, GeneratedData, RLRun, Sampling, SFTRun
 from stages.data.prepare import prepare
-from stages.config import GeneratedData
+from stages.data.problem import Problem, read_problems
 from stages.files import sha256
 from stages.model.vlm import VLM, frozen_copy, load
 from stages.records import read
@@ -223,7 +222,9 @@ def test_sft_learns_its_solutions_and_nothing_of_the_question(data: Path, tmp_pa
     vlm = load(MODELS / "qwen2_5_vl_tiny", COMPUTE)
     problems = read_problems(data / "train.jsonl")[:8]
     golden = sft.golden_sequences(problems, vlm)
-    decoded = [vlm.processor.tokenizer.decode(ids[m]) for ids, m in zip(golden.response_ids, golden.response_mask, strict=True)]
+    decoded = [
+        vlm.processor.tokenizer.decode(ids[m]) for ids, m in zip(golden.response_ids, golden.response_mask, strict=True)
+    ]
     assert decoded == [problem.solution + "<|im_end|>" for problem in problems]
 
 
@@ -242,7 +243,7 @@ def test_sft_without_solutions_says_so_and_writes_nothing(data: Path, tmp_path: 
 def test_every_epoch_sees_whole_batches_in_an_order_of_its_own() -> None:
     seen = list(batches(list(range(10)), 4, epochs=2, seed=1))
     assert [(epoch, step) for epoch, step, _ in seen] == [(1, 1), (1, 2), (2, 3), (2, 4)]
-    first, second = (sum((items for e, _, items in seen if e == epoch), []) for epoch in (1, 2))
+    first, second = ([i for e, _, items in seen if e == epoch for i in items] for epoch in (1, 2))
     assert len(set(first)) == len(set(second)) == 8 and first != second
     assert seen == list(batches(list(range(10)), 4, epochs=2, seed=1))
     assert seen != list(batches(list(range(10)), 4, epochs=2, seed=2))

@@ -28,9 +28,7 @@ def answer(run: EvaluateRun, vlm: VLM, epoch: int, split: str, problems: list[Pr
     settings = run.settings.settings
     drawn = [(name, sample) for name, setting in settings.items() for sample in range(setting.samples)]
     sampling = {
-        name: Sampling(
-            temperature=setting.temperature, top_p=setting.top_p, max_new_tokens=run.settings.max_new_tokens
-        )
+        name: Sampling(temperature=setting.temperature, top_p=setting.top_p, max_new_tokens=run.settings.max_new_tokens)
         for name, setting in settings.items()
     }
     rows = [(problem, name, sample) for problem in problems for name, sample in drawn]
@@ -65,10 +63,10 @@ def evaluate(run: EvaluateRun, folder: Path) -> None:
     splits = {split: read_problems(Path(run.data, f"{split}.jsonl")) for split in run.settings.splits}
     samples = sum(setting.samples for setting in run.settings.settings.values())
     size = max(1, run.settings.batch_size // samples)
-    epochs = {int(epoch): Path(path) for epoch, path in run.weights.items()} or {0: None}
+    weights = {int(epoch): Path(path) for epoch, path in run.weights.items()}
     parts = [
         (epoch, split, problems[i : i + size])
-        for epoch in epochs
+        for epoch in (weights or [0])
         for split, problems in splits.items()
         for i in range(0, len(problems), size)
     ]
@@ -76,7 +74,7 @@ def evaluate(run: EvaluateRun, folder: Path) -> None:
     bar = progress(parts, run.name)
     for epoch, split, problems in bar:
         if epoch != loaded:
-            load_weights(epochs[epoch], vlm.model)
+            load_weights(weights[epoch], vlm.model)
             loaded = epoch
         rows = list(answer(run, vlm, epoch, split, problems))
         append(folder / "responses.jsonl", rows)

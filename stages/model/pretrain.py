@@ -165,7 +165,10 @@ class Corpus:
         for row in rows:
             given = self.pictures.given[row]
             pairs.append(
-                (self.prompt(question(given, mode, self.random)), imperfect_solution(given, self.random, self.recipe.noise))
+                (
+                    self.prompt(question(given, mode, self.random)),
+                    imperfect_solution(given, self.random, self.recipe.noise),
+                )
             )
         return self._batch(pairs, rows)
 
@@ -175,7 +178,7 @@ class Corpus:
         return rendered.replace("<|image_pad|>", "<|image_pad|>" * IMAGE_TOKENS)
 
     def _calculations(self) -> str:
-        steps = []
+        steps: list[str] = []
         while len(steps) < 7:
             kind = self.random.choice(list(KINDS.values()))
             steps += [f"{a}{op}{b}={c}." for a, op, b, c in results(kind.steps(*kind.draw_numbers(self.random)))]
@@ -190,7 +193,7 @@ class Corpus:
 
     def _batch(self, pairs: list[tuple[str, str]], pictures: list[int]) -> Batch:
         prompts = self.tokenizer([prompt for prompt, _ in pairs])["input_ids"]
-        targets = [ids + [self.eos] for ids in self.tokenizer([target for _, target in pairs])["input_ids"]]
+        targets = [[*ids, self.eos] for ids in self.tokenizer([target for _, target in pairs])["input_ids"]]
         length = max(len(p) + len(t) for p, t in zip(prompts, targets, strict=True))
         token_ids = torch.full((len(pairs), length), self.pad)
         labels = torch.full((len(pairs), length), IGNORED)
@@ -226,8 +229,8 @@ def learn_language(model: PreTrainedModel, pictures: Pictures, corpus: Corpus, r
     plain = [{"params": [w for w in weights if w.ndim <= 1], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW([*decayed, *plain], lr=recipe.learning_rate, betas=(0.9, 0.98))
     mean = {"problems": 0.0, "text": 0.0}
-    steps = progress(enumerate(corpus.batches()), "reading the corpus", total=recipe.steps)
-    for step, batch in steps:
+    batches = progress(corpus.batches(), "reading the corpus", total=recipe.steps)
+    for step, batch in enumerate(batches):
         left = (recipe.steps - step) / (0.35 * recipe.steps)
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * min(1, (step + 1) / 30, max(0.03, left))
@@ -238,7 +241,7 @@ def learn_language(model: PreTrainedModel, pictures: Pictures, corpus: Corpus, r
         optimizer.step()
         of = "problems" if batch.pictures else "text"
         mean[of] += 0.05 * (loss.item() - mean[of])
-        steps.set_postfix({name: f"{value:.3f}" for name, value in mean.items()}, refresh=False)
+        batches.set_postfix({name: f"{value:.3f}" for name, value in mean.items()}, refresh=False)
 
 
 @torch.no_grad()
@@ -312,8 +315,8 @@ def pretrain(recipe: Recipe, save: Callable[[PreTrainedModel, ImageOnlyProcessor
     print(measured, file=sys.stderr)
     if measured["read"] < recipe.read_share:
         raise ValueError(
-            f"this model reads {measured['read']:.1%} of held-out figures, and read_share asks {recipe.read_share:.1%}: "
-            "not accepted (more steps, or a larger vision tower?)"
+            f"this model reads {measured['read']:.1%} of held-out figures, and read_share asks {recipe.read_share:.1%}:"
+            " not accepted (more steps, or a larger vision tower?)"
         )
     save(model, processor, measured)
 
@@ -327,9 +330,9 @@ A tiny vision-language model of transformers' `{recipe.architecture}` classes, b
 this project (`stages/model/pretrain.py`); no weights of another model are in it. It is the base that the laptop study
 fine-tunes, and good for nothing else.
 
-**How it came about.** Recipe: `recipe.json`, seed {recipe.seed}. A tokenizer trained on the corpus; {recipe.glyph_steps}
-updates of the vision tower on naming the glyph in every cell of a figure; then, the vision tower frozen,
-{recipe.steps} updates of {recipe.batch_size} rows of the language model on captions of {recipe.pictures} figures,
+**How it came about.** Recipe: `recipe.json`, seed {recipe.seed}. A tokenizer trained on the corpus;
+{recipe.glyph_steps} updates of the vision tower on naming the glyph in every cell of a figure; then, the vision tower
+frozen, {recipe.steps} updates of {recipe.batch_size} rows of the language model on captions of {recipe.pictures} figures,
 arithmetic, and imperfect solutions of all kinds of problems: a step of a calculation is wrong with probability
 {noise.slip}, {noise.direct:.0%} of the solutions are an answer alone, and {noise.reflection:.0%} of the right and
 {3 * noise.reflection:.0%} of the wrong calculations are reflected on and done again. No problem of a validation or test

@@ -7,6 +7,7 @@ width that vLLM accepts.
 import json
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -37,7 +38,9 @@ SPECIAL_TOKENS = [
 # Qwen's turns and vision markers, for messages whose content is text or a list of images and texts.
 CHAT_TEMPLATE = """\
 {%- for message in messages %}
-{%- if loop.first and message.role != "system" %}{{ "<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n" }}{% endif %}
+{%- if loop.first and message.role != "system" %}
+{{- "<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n" }}
+{%- endif %}
 {{- "<|im_start|>" + message.role + "\\n" }}
 {%- if message.content is string %}{{ message.content }}
 {%- else %}
@@ -55,7 +58,9 @@ def build_processor(texts: Iterable[str]) -> ImageOnlyProcessor:
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.NFC()
     words = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated")
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY - len(SPECIAL_TOKENS),
@@ -93,7 +98,7 @@ def build_model(recipe: Recipe, processor: ImageOnlyProcessor) -> PreTrainedMode
     torch.manual_seed(recipe.seed)
     token_id = processor.tokenizer.convert_tokens_to_ids
     heads = recipe.hidden_size // HEAD_DIM
-    text = {
+    text: dict[str, Any] = {
         "vocab_size": len(processor.tokenizer),
         "hidden_size": recipe.hidden_size,
         "intermediate_size": 2 * recipe.hidden_size,
@@ -107,7 +112,7 @@ def build_model(recipe: Recipe, processor: ImageOnlyProcessor) -> PreTrainedMode
         "pad_token_id": token_id("<|endoftext|>"),
         "initializer_range": 0.08,
     }
-    vision = {
+    vision: dict[str, Any] = {
         "depth": recipe.vision_layers,
         "num_heads": 4,
         "patch_size": PATCH,
@@ -136,6 +141,8 @@ def build_model(recipe: Recipe, processor: ImageOnlyProcessor) -> PreTrainedMode
         vision |= {"embed_dim": recipe.vision_size, "hidden_size": recipe.hidden_size, "mlp_ratio": 2}
         model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision, **tokens))
     model.generation_config = GenerationConfig(
-        do_sample=True, eos_token_id=[token_id("<|im_end|>"), token_id("<|endoftext|>")], pad_token_id=token_id("<|endoftext|>")
+        do_sample=True,
+        eos_token_id=[token_id("<|im_end|>"), token_id("<|endoftext|>")],
+        pad_token_id=token_id("<|endoftext|>"),
     )
     return model

@@ -106,7 +106,12 @@ class _Decoder:
         """[B, W] logits of each row's first token."""
         q, one = self.queries, slice(None, None, self.queries.group_size)
         hidden = hidden_states(
-            self.model, q.token_ids[one], q.position_ids[:, one], q.features[one], q.mask[one], past_key_values=self.cache
+            self.model,
+            q.token_ids[one],
+            q.position_ids[:, one],
+            q.features[one],
+            q.mask[one],
+            past_key_values=self.cache,
         )
         logits: Tensor = self.model.lm_head(hidden[:, -1]).float()
         if q.group_size > 1:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from stages.config import RLRun, load_run
 from stages.evaluation import judge
-from stages.progress import progress
 from stages.model.vlm import frozen_copy
+from stages.progress import progress
 from stages.records import ResponseRow, UpdateRow, append
 from stages.rl.data_flow import make_queries
 from stages.rl.policy_update import Update, update_policy
@@ -47,7 +47,7 @@ def train(run: RLRun) -> None:
             append(folder / "updates.jsonl", update_rows(run, epoch, generation_step, updates))
             if generation_step % steps == 0:
                 save_epoch(folder, vlm, epoch, run)
-            schedule.set_postfix(epoch=epoch, **summary(trajectory), refresh=False)
+            schedule.set_postfix(summary(trajectory, epoch), refresh=False)
 
 
 def response_rows(run: RLRun, epoch: int, generation_step: int, trajectory: Trajectory) -> Iterator[ResponseRow]:
@@ -80,10 +80,10 @@ def update_rows(run: RLRun, epoch: int, generation_step: int, updates: list[Upda
         yield UpdateRow(run.name, epoch, generation_step, gradient_step, **dataclasses.asdict(update))
 
 
-def summary(trajectory: Trajectory) -> dict[str, str]:
+def summary(trajectory: Trajectory, epoch: int) -> dict[str, str]:
     """What the progress bar shows of a generation step."""
     reward, length = trajectory.rewards["accuracy"].mean(), trajectory.responses.mask.sum(1).float().mean()
-    return {"accuracy": f"{reward.item():.3f}", "length": f"{length.item():.1f}"}
+    return {"epoch": f"{epoch}", "accuracy": f"{reward.item():.3f}", "length": f"{length.item():.1f}"}
 
 
 if __name__ == "__main__":

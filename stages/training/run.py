@@ -23,7 +23,7 @@ def set_up(compute: Compute) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=compute.device == "cuda")
     # Filling every new tensor would find reads of memory never written; here it only costs a quarter of the time.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 @contextmanager

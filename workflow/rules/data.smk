@@ -6,7 +6,10 @@ rule data:
         lambda wildcards: study.sources(wildcards.dataset),
     output:
         run="results/data/{dataset}/run.json",
-        splits=expand("results/data/{{dataset}}/{split}.jsonl", split=["train", "validation", "test"]),
+        splits=expand(
+            "results/data/{{dataset}}/{split}.jsonl",
+            split=["train", "validation", "test"],
+        ),
         images=directory("results/data/{dataset}/images"),
     log:
         "logs/data/{dataset}.log",

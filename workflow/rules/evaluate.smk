@@ -1,15 +1,11 @@
 # Every kept epoch of every run answers the validation and the test problems; then the answers are counted.
 
 
-def trained_weights(wildcards):
-    """The weights to evaluate; the base model as it is has none."""
-    kind = study.kind(wildcards.method)
-    return [] if kind == "vanilla" else f"results/{kind}/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/weights"
-
-
 rule evaluate:
     input:
-        data=expand("results/data/{{dataset}}/{split}.jsonl", split=study.evaluate.splits),
+        data=expand(
+            "results/data/{{dataset}}/{split}.jsonl", split=study.evaluate.splits
+        ),
         base="results/base/{model}/model.safetensors",
         weights=trained_weights,
     output:
@@ -26,7 +22,9 @@ rule evaluate:
     resources:
         mem_mb=study.compute.memory_mb,
     params:
-        run=lambda w: study.evaluate_run(w.model, w.dataset, w.method, int(w.seed)).canonical_json(),
+        run=lambda w: study.evaluate_run(
+            w.model, w.dataset, w.method, int(w.seed)
+        ).canonical_json(),
         code=code_digest("stages.evaluation.evaluate"),
     shell:
         "echo {params.run:q} > {output.run}; python -m stages.evaluation.evaluate {output.run} > {log} 2>&1"
@@ -36,11 +34,15 @@ rule scores:
     input:
         trained=expand("results/rl/{cell}/responses.jsonl", cell=study.cells(["rl"])),
         updates=expand("results/rl/{cell}/updates.jsonl", cell=study.cells(["rl"])),
-        evaluated=expand("results/evaluate/{cell}/responses.jsonl", cell=study.cells(["vanilla", "sft", "rl"])),
+        evaluated=expand(
+            "results/evaluate/{cell}/responses.jsonl",
+            cell=study.cells(["vanilla", "sft", "rl"]),
+        ),
     output:
         run="results/scores/run.json",
         tables=expand(
-            "results/scores/{table}.csv", table=["accuracy", "training", "steps", "words", "updates"]
+            "results/scores/{table}.csv",
+            table=["accuracy", "training", "steps", "words", "updates"],
         ),
     log:
         "logs/scores.log",

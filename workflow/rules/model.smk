@@ -1,27 +1,13 @@
 # The base models: given as a checkpoint, or built and pre-trained from a recipe.
 
-CHECKPOINT = [
-    "chat_template.jinja",
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "processor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-]
-
-
-def checkpoint_files(wildcards):
-    """What the base is copied from; a folder that is no checkpoint is explained by the stage itself."""
-    folder = Path(study.base_run(wildcards.model).checkpoint)
-    recipe = study.base[wildcards.model].source == "recipe"
-    return [str(folder / name) for name in CHECKPOINT if recipe or (folder / name).is_file()]
-
 
 rule pretrain:
     output:
         run="results/pretrain/{model}/run.json",
-        checkpoint=expand("results/pretrain/{{model}}/{file}", file=[*CHECKPOINT, "recipe.json", "README.md"]),
+        checkpoint=expand(
+            "results/pretrain/{{model}}/{file}",
+            file=[*CHECKPOINT, "recipe.json", "README.md"],
+        ),
     log:
         "logs/pretrain/{model}.log",
     benchmark:

@@ -20,7 +20,9 @@ rule sft:
     resources:
         mem_mb=study.compute.memory_mb,
     params:
-        run=lambda w: study.sft_run(w.model, w.dataset, w.method, int(w.seed)).canonical_json(),
+        run=lambda w: study.sft_run(
+            w.model, w.dataset, w.method, int(w.seed)
+        ).canonical_json(),
         code=code_digest("stages.sft.train"),
     shell:
         "echo {params.run:q} > {output.run}; python -m stages.sft.train {output.run} > {log} 2>&1"
@@ -46,7 +48,9 @@ rule rl:
     resources:
         mem_mb=study.compute.memory_mb,
     params:
-        run=lambda w: study.rl_run(w.model, w.dataset, w.method, int(w.seed)).canonical_json(),
+        run=lambda w: study.rl_run(
+            w.model, w.dataset, w.method, int(w.seed)
+        ).canonical_json(),
         code=code_digest("stages.rl.train"),
     shell:
         "echo {params.run:q} > {output.run}; python -m stages.rl.train {output.run} > {log} 2>&1"

@@ -6,6 +6,7 @@ glyph that straddles two patches is what they could not learn to read.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from random import Random
@@ -86,7 +87,7 @@ class Board:
             centre = ((column + i + 0.5) * CELL + dx) * SCALE, ((row + 0.5) * CELL + dy) * SCALE
             self._draw.text(centre, glyph, fill=INK, font=_font(), anchor="mm")
 
-    def labels(self, places: list[Point], texts: list[str]) -> None:
+    def labels(self, places: Sequence[Point], texts: list[str]) -> None:
         """Label places in reading order, top to bottom and left to right, so that the texts' order can be seen."""
         rows = sorted(places, key=lambda p: (round(p[1] / (2 * CELL)), p[0]))
         for place, text in zip(rows, texts, strict=True):

@@ -19,10 +19,8 @@ Mode = Literal["text", "vision"]
 Split = Literal["corpus", "train", "validation", "test"]
 
 # Tenths of each kind's problems, by the hash of kind and numbers.
-_SHARES: dict[bool, list[Split]] = {
-    True: ["corpus"] * 4 + ["train"] * 4 + ["validation"] * 2,
-    False: ["corpus"] * 6 + ["test"] * 4,
-}
+_PRACTISED_TENTHS: tuple[Split, ...] = (*("corpus",) * 4, *("train",) * 4, *("validation",) * 2)
+_UNPRACTISED_TENTHS: tuple[Split, ...] = (*("corpus",) * 6, *("test",) * 4)
 _VISION_QUESTIONS = {
     "x": ("Find x.", "What is x?", "Find the value of x."),
     "the perimeter": ("Find the perimeter.", "What is the perimeter?", "How long is the perimeter?"),
@@ -52,7 +50,7 @@ class Given:
 
     @property
     def split(self) -> Split:
-        tenths = _SHARES[self.kind in PRACTISED]
+        tenths = _PRACTISED_TENTHS if self.kind in PRACTISED else _UNPRACTISED_TENTHS
         return tenths[int.from_bytes(hashlib.blake2b(self.key.encode(), digest_size=8).digest()) % 10]
 
 
