@@ -38,11 +38,12 @@ clean:  ## remove the environment and caches, and no result
 	find stages tests -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/ready: envs/cpu.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
-		{ echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1), and Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || \
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "error: Python 3.11, 3.12 or \
+	3.13 is needed, and $(PYTHON) is " + sys.version.split()[0] + "; another one: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import ensurepip' 2> /dev/null || \
 		{ echo "error: $(PYTHON) cannot make environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "The environment goes into .venv; that takes a few minutes."
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check --requirement envs/cpu.lock
-	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	.venv/bin/pip install -qq --disable-pip-version-check --requirement envs/cpu.lock
+	.venv/bin/pip install -qq --disable-pip-version-check --no-deps --editable .
 	touch $@

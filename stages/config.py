@@ -589,18 +589,14 @@ class Study(Settings):
 class _Loader(yaml.SafeLoader):
     """YAML as people mean it: 5e-4 is a number, and a key stands once."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set[Any]()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=deep)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set[str]()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.composer.ComposerError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+            seen.add(key.value)
+        return node
 
 
 _Loader.add_implicit_resolver(
@@ -658,18 +654,26 @@ def _validated(kind: type[Model], raw: Any, name: str) -> Model:
         # By way of JSON, whose lists are tuples too even where nothing else is converted.
         return kind.model_validate_json(json.dumps(raw))
     except ValidationError as error:
-        raise ValueError("\n".join(f"{name}: {_explained(kind, mistake)}" for mistake in error.errors())) from None
+        mistakes = error.errors()
+        # Items that were refused are not also missing.
+        refused = {mistake["loc"][:-1] for mistake in mistakes}
+        told = [m for m in mistakes if not (m["type"] == "too_short" and m["loc"] in refused)]
+        raise ValueError("\n".join(f"{name}: {_explained(kind, mistake)}" for mistake in told)) from None
 
 
 def _explained(kind: type[Settings], mistake: Any) -> str:
     """One mistake in a line: path, what is wrong, what is allowed."""
-    place = [key for key in mistake["loc"] if key not in ("generated", "jsonl", "checkpoint", "recipe")]
+    place, source = list(mistake["loc"]), ""
+    if place[:1] in (["data"], ["base"]) and len(place) > 2:
+        source = place.pop(2)  # which source was chosen: in pydantic's path, but not in the file's
     path = ".".join(map(str, place))
     if mistake["type"] == "extra_forbidden":
-        allowed = _keys(kind, place[:-1])
+        allowed = _keys(kind, place[:-1], source)
         close = difflib.get_close_matches(str(place[-1]), allowed, n=1)
         return f"{path}: unknown key{f', did you mean {close[0]!r}?' if close else ''} (allowed: {', '.join(allowed)})"
     message = mistake["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    if mistake["type"] == "too_short":
+        message = f"should have at least {mistake['ctx']['min_length']} item"
     if mistake["type"] == "missing":
         return f"{path}: missing"
     if mistake["type"] == "value_error":
@@ -677,14 +681,21 @@ def _explained(kind: type[Settings], mistake: Any) -> str:
     return f"{path}: {message}, not {mistake['input']!r}"
 
 
-def _keys(kind: Any, place: list[Any]) -> list[str]:
-    """The keys that are allowed at a place of a settings tree."""
+def _keys(kind: Any, place: list[Any], source: str) -> list[str]:
+    """The keys that are allowed at a place of a settings tree; where sources differ in theirs, those of `source`."""
     found: list[Any] = [kind]
     for key in place:
         # A section is a settings class or a dict of them by name.
-        annotations = [get_args(k)[1] if get_origin(k) is dict else k.model_fields[key].annotation for k in found]
+        annotations = [get_args(k)[1] if get_origin(k) is dict else _annotation(k, key) for k in found]
         found = [part for annotation in annotations for part in _parts(annotation)]
-    return [key for k in found if get_origin(k) is not dict for key in k.model_fields]
+    sections = [k for k in found if get_origin(k) is not dict]
+    chosen = [k for k in sections if len(sections) == 1 or source in get_args(_annotation(k, "source"))]
+    return [key for k in chosen for key in k.model_fields]
+
+
+def _annotation(kind: type[Settings], key: Any) -> Any:
+    field = kind.model_fields.get(key)
+    return field.annotation if field else None
 
 
 def _parts(annotation: Any) -> list[Any]:
@@ -692,4 +703,4 @@ def _parts(annotation: Any) -> list[Any]:
         return _parts(get_args(annotation)[0])
     if isinstance(annotation, UnionType):
         return list(get_args(annotation))
-    return [annotation]
+    return [] if annotation is None else [annotation]

@@ -144,7 +144,7 @@ def test_every_grid_has_all_figures(
     assert set(found) == {f"{kind}_tiny_text.{ending}" for kind in kinds for ending in ("png", "svg")}
     for kind in kinds:
         with Image.open(tmp_path / "figures" / f"{kind}_tiny_text.png") as image:
-            assert image.convert("L").getextrema()[0] < 128  # something is drawn
+            assert sum(image.convert("L").histogram()[:128])  # something is drawn
 
 
 def test_equal_tables_give_equal_bytes(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_curves_begin_at_the_base_model() -> None:
 # --- the page --------------------------------------------------------------------------------------------------------
 
 TEXTS = {
-    "vanilla": "I guess.\n\n~~~~\n<b>\\boxed{7}</b>",
+    "vanilla": "I guess.\n\n~~~\n<b>\\boxed{7}</b>",
     "rl": "So \\boxed{12}.",
 }
 
@@ -195,7 +195,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("p_2", "p_1", "p_0"):
         image = data / "images" / f"{name}.png"
         Image.new("RGB", (4, 4), "red").save(image)
-        problems.append(Problem(f"Is *{name}* < 13?", "12", "", name, image))
+        problems.append(Problem(f"Is *{name}* <b>13?", "12", "", name, image))
     write_problems(data / "validation.jsonl", problems)
     for method, epochs in (("vanilla", (0,)), ("rl", (10, 2))):
         for seed in (0, 1):
@@ -298,5 +298,5 @@ def test_the_page_needs_no_other_file(page: str) -> None:
 
 
 def test_responses_and_questions_are_shown_as_they_are(page: str) -> None:
-    assert "<code>I guess.\n\n~~~~\n&lt;b&gt;\\boxed{7}&lt;/b&gt;\n</code>" in page
-    assert "Is *p_2* &lt; 13?" in page
+    assert "<code>I guess.\n\n~~~\n&lt;b&gt;\\boxed{7}&lt;/b&gt;\n</code>" in page
+    assert "Is *p_2* &lt;b&gt;13?" in page

@@ -55,19 +55,22 @@ def read_problems(path: Path) -> list[Problem]:
     problems: list[Problem] = []
     mistakes: list[str] = []
     lines: dict[str, int] = {}
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                problem = _problem(line, path.parent)
-                if problem.id in lines:
-                    raise ValueError(f"id {problem.id!r} stands on line {lines[problem.id]} already; ids must differ")
-            except ValueError as mistake:
-                mistakes.append(f"{path}:{number}: {mistake}")
-            else:
-                lines[problem.id] = number
-                problems.append(problem)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error})") from None
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            problem = _problem(line, path.parent)
+            if problem.id in lines:
+                raise ValueError(f"id {problem.id!r} stands on line {lines[problem.id]} already; ids must differ")
+        except ValueError as mistake:
+            mistakes.append(f"{path}:{number}: {mistake}")
+        else:
+            lines[problem.id] = number
+            problems.append(problem)
     if mistakes:
         raise ValueError("\n".join(mistakes))
     if not problems:
@@ -87,7 +90,7 @@ def _problem(line: str, folder: Path) -> Problem:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error}") from None
+        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from None
     if not isinstance(row, dict):
         raise ValueError(f"a {type(row).__name__}, not an object with the keys {', '.join(REQUIRED)}")
     for key in REQUIRED:

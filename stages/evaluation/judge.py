@@ -10,10 +10,15 @@ from fractions import Fraction
 VERSION = "numeric-1"
 TOLERANCE = Fraction(1, 10_000)  # relative; gold answers are given to four decimals
 
-_UNITS = re.compile(r"\\(?:mathrm|text|mbox)\{[^{}]*\}|\^?\{?\\circ\}?|°|\\degree|degrees?|\\%|%")
-_SPACES = re.compile(r"\\[,;!: ]|\\left|\\right|[\s$]")
-_FRACTION = re.compile(r"^(-?)\\[dt]?frac\{(-?[\d.]+)\}\{(-?[\d.]+)\}$")
-_THOUSANDS = re.compile(r"^-?\d{1,3}(,\d{3})+(\.\d+)?$")
+_LATEX_UNIT = re.compile(r"\\(?:mathrm|text|mbox)\{[^{}]*\}(?:\^\{?[23]\}?)?|\^?\{?\\circ\}?|\\degree|\\%|[°%~]")
+_UNIT = re.compile(
+    r"(?<=\d)\s*(?:square\s+)?(?:mm|cm|dm|km|m|in|inches|ft|feet|units?|degrees?)(?:\^\{?[23]\}?|[²³])?$"
+)
+_LAYOUT = re.compile(r"\\[,;!: ]|\\left|\\right|\$")
+_FRACTION = re.compile(r"^([+-]?)\\[dt]?frac(?:\{([^{}]+)\}\{([^{}]+)\}|(\d)(\d))$")
+_THOUSANDS = re.compile(r"^[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?$", re.ASCII)
+# What Fraction reads, less its underscores and less powers of ten that take minutes to write out.
+_NUMBER = re.compile(r"^[+-]?(?:\d{1,100}\.?\d{0,100}|\.\d{1,100})(?:[eE][+-]?\d{1,3})?$", re.ASCII)
 
 
 def boxed(text: str) -> str | None:
@@ -31,17 +36,21 @@ def boxed(text: str) -> str | None:
 
 def number(text: str) -> Fraction | None:
     """The number that a text says: 12, -0.5, 1,200, 3/4, \\frac{3}{4}, 45^\\circ, x = 7; None if it says none."""
-    text = _SPACES.sub("", _UNITS.sub("", text)).split("=")[-1]
+    text = _LAYOUT.sub("", _LATEX_UNIT.sub("", text)).split("=")[-1].strip()
+    text = _UNIT.sub("", text)
     if match := _FRACTION.match(text):
-        sign, above, below = match.groups()
-        text = f"{sign}{above}/{below}"
+        sign, above, below, *digits = match.groups()
+        parts = (above, below) if above else tuple(digits)
+        return _quotient(*map(str.strip, parts), negative=sign == "-")
     if _THOUSANDS.match(text):
         text = text.replace(",", "")
-    try:
-        above, _, below = text.partition("/")
-        return Fraction(above) / Fraction(below) if below else Fraction(above)
-    except (ValueError, ZeroDivisionError):
+    return _quotient(*map(str.strip, text.split("/", maxsplit=1)))
+
+
+def _quotient(above: str, below: str = "1", *, negative: bool = False) -> Fraction | None:
+    if not (_NUMBER.match(above) and _NUMBER.match(below)) or not Fraction(below):
         return None
+    return Fraction(above) / Fraction(below) * (-1 if negative else 1)
 
 
 def is_correct(response: str, answer: str) -> bool:

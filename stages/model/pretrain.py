@@ -323,7 +323,7 @@ def pretrain(recipe: Recipe, save: Callable[[PreTrainedModel, ImageOnlyProcessor
 
 def model_card(name: str, recipe: Recipe, measured: dict[str, float], digest: str) -> str:
     """Markdown: how the model came about, what it can do, and its hash."""
-    noise = recipe.noise
+    noise, reflected = recipe.noise, recipe.noise.reflection
     return f"""# {name}
 
 A tiny vision-language model of transformers' `{recipe.architecture}` classes, built and pre-trained from scratch by
@@ -334,8 +334,8 @@ fine-tunes, and good for nothing else.
 {recipe.glyph_steps} updates of the vision tower on naming the glyph in every cell of a figure; then, the vision tower
 frozen, {recipe.steps} updates of {recipe.batch_size} rows of the language model on captions of {recipe.pictures} figures,
 arithmetic, and imperfect solutions of all kinds of problems: a step of a calculation is wrong with probability
-{noise.slip}, {noise.direct:.0%} of the solutions are an answer alone, and {noise.reflection:.0%} of the right and
-{3 * noise.reflection:.0%} of the wrong calculations are reflected on and done again. No problem of a validation or test
+{noise.slip}, {noise.direct:.0%} of the solutions are an answer alone, and {reflected:.0%} of the right and
+{3 * reflected:.0%} of the wrong calculations are reflected on and done again. No problem of a validation or test
 split is in the corpus; their kinds are, and so are bare calculations with any numbers.
 
 **What it can do**, greedily, on {HELD_OUT} problems each:

@@ -77,8 +77,11 @@ class Board:
     def label(self, p: Point, text: object) -> None:
         """Write text in the lattice cells nearest to p, as a whole moved by at most one unit."""
         glyphs = str(text)
-        column = min(max(round((p[0] - CELL / 2 * len(glyphs)) / CELL), 0), UNITS // CELL - len(glyphs))
-        row = min(max(round((p[1] - CELL / 2) / CELL), 0), UNITS // CELL - 1)
+        # Half a cell always rounds up: rounding to even would put labels one cell apart into the same row.
+        column = math.floor((p[0] - CELL / 2 * len(glyphs)) / CELL + 0.5)
+        row = math.floor((p[1] - CELL / 2) / CELL + 0.5)
+        column = min(max(column, 0), UNITS // CELL - len(glyphs))
+        row = min(max(row, 0), UNITS // CELL - 1)
         dx, dy = (self.random.choice((-0.75, 0.0, 0.75)) for _ in range(2))
         left, top = column * CELL * SCALE, row * CELL * SCALE
         self._draw.rectangle((left, top, left + len(glyphs) * CELL * SCALE - 1, top + CELL * SCALE - 1), fill=PAPER)

@@ -218,7 +218,7 @@ def _rectangle(board: Board, labels: Labels) -> None:
 def _quadrilateral_corners(board: Board, labels: Labels) -> None:
     corners = [board.point(3, 60, 1), board.point(61, 60, 1), board.point(57, 5), board.point(8, 5)]
     board.lines(*corners, closed=True)
-    board.labels([between(corner, (32, 32), 0.38) for corner in corners], _unknown_anywhere(board, labels))
+    board.labels([between(corner, (32, 32), 0.3) for corner in corners], _unknown_anywhere(board, labels))
 
 
 def _quadrilateral_sides(board: Board, labels: Labels) -> None:
