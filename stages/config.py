@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")]
+SettingName = Annotated[str, Field(pattern=r"^[^|/\\]+$")]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -269,7 +270,7 @@ class Evaluate(Settings):
     """
 
     splits: Annotated[tuple[Literal["validation", "test"], ...], Field(min_length=1)]
-    settings: Annotated[dict[str, EvaluationSetting], Field(min_length=1)]
+    settings: Annotated[dict[SettingName, EvaluationSetting], Field(min_length=1)]
     max_new_tokens: Count
     batch_size: Count
 

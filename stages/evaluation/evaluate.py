@@ -63,7 +63,7 @@ def evaluate(run: EvaluateRun, folder: Path) -> None:
     splits = {split: read_problems(Path(run.data, f"{split}.jsonl")) for split in run.settings.splits}
     samples = sum(setting.samples for setting in run.settings.settings.values())
     size = max(1, run.settings.batch_size // samples)
-    weights = {int(epoch): Path(path) for epoch, path in run.weights.items()}
+    weights = {int(epoch): Path(run.weights[epoch]) for epoch in sorted(run.weights, key=int)}
     parts = [
         (epoch, split, problems[i : i + size])
         for epoch in (weights or [0])

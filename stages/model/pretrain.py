@@ -331,8 +331,9 @@ this project (`stages/model/pretrain.py`); no weights of another model are in it
 fine-tunes, and good for nothing else.
 
 **How it came about.** Recipe: `recipe.json`, seed {recipe.seed}. A tokenizer trained on the corpus;
-{recipe.glyph_steps} updates of the vision tower on naming the glyph in every cell of a figure; then, the vision tower
-frozen, {recipe.steps} updates of {recipe.batch_size} rows of the language model on captions of {recipe.pictures} figures,
+{recipe.glyph_steps} updates of the vision tower on naming the glyph in every cell of a figure; then, with it
+frozen, {recipe.steps} updates of {recipe.batch_size} rows of the language model on captions of {recipe.pictures}
+figures,
 arithmetic, and imperfect solutions of all kinds of problems: a step of a calculation is wrong with probability
 {noise.slip}, {noise.direct:.0%} of the solutions are an answer alone, and {reflected:.0%} of the right and
 {3 * reflected:.0%} of the wrong calculations are reflected on and done again. No problem of a validation or test
