@@ -8,7 +8,7 @@ A model that cannot read held-out figures is not accepted.
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,11 +16,13 @@ from random import Random
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from stages.config import PretrainRun, Recipe, load_run
+from stages.data.geometry.drawing import Board
 from stages.data.geometry.kinds import KINDS, results
 from stages.data.geometry.problems import Given, Mode, draw_corpus, draw_given, figure, question
 from stages.data.geometry.solutions import golden_solution, imperfect_solution, listed
@@ -43,38 +45,48 @@ class Pictures:
 
     Attributes:
         given: the problem each shows.
-        patches: [N, 64, 384] the image processor's output.
-        glyphs: [N, 16, 4] index into GLYPHS of each cell, in the order of the merged patches.
         features: [N, 16, H] what the frozen vision tower makes of them (after the first stage).
     """
 
     given: list[Given]
-    patches: Tensor
-    glyphs: Tensor
     features: Tensor
+    seed: int
+    processor: ImageOnlyProcessor
 
     @classmethod
     def draw(cls, count: int, seed: int, processor: ImageOnlyProcessor) -> "Pictures":
-        given = list(islice(draw_corpus(seed), count))
-        glyphs = torch.zeros(count, GRID, GRID, dtype=torch.long)
-        patches = []
-        for i in progress(range(count), "drawing figures"):
-            board = figure(given[i], Random(f"picture/{seed}/{i}"))
-            for row, column, glyph in board.glyphs:
-                glyphs[i, row, column] = GLYPHS.index(glyph)
-            patches.append(processor.image_processor(board.image, return_tensors="pt")["pixel_values"])
-        # The processor lists the four cells of a merged patch together.
-        merged = glyphs.view(count, 4, 2, 4, 2).permute(0, 1, 3, 2, 4).reshape(count, IMAGE_TOKENS, 4)
-        return cls(given, torch.stack(patches), merged, torch.empty(0))
+        return cls(list(islice(draw_corpus(seed), count)), torch.empty(0), seed, processor)
+
+    def board(self, row: int) -> Board:
+        """A figure, drawn anew each time: that is cheaper than to keep them all."""
+        return figure(self.given[row], Random(f"picture/{self.seed}/{row}"))
+
+    def patches(self, rows: Sequence[int]) -> Tensor:
+        """[len(rows), 64, 384] the image processor's output."""
+        return patches([self.board(row).image for row in rows], self.processor)
+
+    def glyphs(self, rows: Sequence[int]) -> Tensor:
+        """[len(rows), 16, 4] index into GLYPHS of each cell, the four cells of a merged patch together."""
+        cells = torch.zeros(len(rows), GRID, GRID, dtype=torch.long)
+        for i, row in enumerate(rows):
+            for y, x, glyph in self.board(row).glyphs:
+                cells[i, y, x] = GLYPHS.index(glyph)
+        return cells.view(-1, 4, 2, 4, 2).permute(0, 1, 3, 2, 4).reshape(-1, IMAGE_TOKENS, 4)
 
     def grid(self, count: int) -> Tensor:
         """[count, 3] grid_thw."""
         return torch.tensor([[1, GRID, GRID]]).expand(count, 3)
 
 
-def look(model: PreTrainedModel, pictures: Pictures, rows: list[int]) -> Tensor:
+def patches(images: list[Image.Image], processor: ImageOnlyProcessor) -> Tensor:
+    """[len(images), 64, 384] what the image processor makes of square images."""
+    made: Tensor = processor.image_processor(images, return_tensors="pt")["pixel_values"]
+    return made.view(len(images), GRID * GRID, -1)
+
+
+def look(model: PreTrainedModel, pictures: Pictures, rows: Sequence[int]) -> Tensor:
     """[len(rows), 16, H] the vision tower's features."""
-    seen = model.model.visual(pictures.patches[rows].flatten(0, 1), grid_thw=pictures.grid(len(rows)))
+    seen = model.model.visual(pictures.patches(rows).flatten(0, 1), grid_thw=pictures.grid(len(rows)))
     return seen.pooler_output.view(len(rows), IMAGE_TOKENS, -1)
 
 
@@ -94,7 +106,7 @@ def learn_glyphs(model: PreTrainedModel, pictures: Pictures, recipe: Recipe, ran
             group["lr"] = recipe.glyph_learning_rate * rise * max(0.02, fall)
         rows = random.sample(range(trained), min(64, trained))
         logits = head(F.rms_norm(look(model, pictures, rows), (hidden,))).view(-1, len(GLYPHS))
-        target = pictures.glyphs[rows].view(-1)
+        target = pictures.glyphs(rows).view(-1)
         loss = F.cross_entropy(logits, target, weight=rarity)
         optimizer.zero_grad()
         loss.backward()
@@ -105,7 +117,8 @@ def learn_glyphs(model: PreTrainedModel, pictures: Pictures, recipe: Recipe, ran
     model.model.visual.requires_grad_(False)
     with torch.no_grad():
         order = range(len(pictures.given))
-        pictures.features = torch.cat([look(model, pictures, list(order[i : i + 256])) for i in order[::256]])
+        parts = progress(order[::256], "looking at figures")
+        pictures.features = torch.cat([look(model, pictures, order[i : i + 256]) for i in parts])
 
 
 @dataclass
@@ -245,7 +258,7 @@ def learn_language(model: PreTrainedModel, pictures: Pictures, corpus: Corpus, r
 
 
 @torch.no_grad()
-def answers(model: PreTrainedModel, processor: ImageOnlyProcessor, prompts: list[str], patches: Tensor) -> list[str]:
+def answers(model: PreTrainedModel, processor: ImageOnlyProcessor, prompts: list[str], seen: Tensor) -> list[str]:
     """Greedy answers to prompts with one 64 x 64 picture each."""
     found: list[str] = []
     for i in range(0, len(prompts), 64):
@@ -253,7 +266,7 @@ def answers(model: PreTrainedModel, processor: ImageOnlyProcessor, prompts: list
         tokens = model.generate(
             **batch,
             mm_token_type_ids=(batch["input_ids"] == model.config.image_token_id).int(),
-            pixel_values=patches[i : i + 64].flatten(0, 1),
+            pixel_values=seen[i : i + 64].flatten(0, 1),
             image_grid_thw=torch.tensor([[1, GRID, GRID]]).expand(len(batch["input_ids"]), 3),
             do_sample=False,
             max_new_tokens=96,
@@ -265,15 +278,14 @@ def answers(model: PreTrainedModel, processor: ImageOnlyProcessor, prompts: list
 def measure(model: PreTrainedModel, processor: ImageOnlyProcessor, corpus: Corpus) -> dict[str, float]:
     """What the model can do, greedily: read held-out figures, and solve validation problems in either mode."""
     pictures, held_out = corpus.pictures, range(len(corpus.pictures.given) - HELD_OUT, len(corpus.pictures.given))
-    read = answers(model, processor, [CAPTION_PROMPT] * HELD_OUT, pictures.patches[list(held_out)])
+    read = answers(model, processor, [CAPTION_PROMPT] * HELD_OUT, pictures.patches(held_out))
     measured = {"read": _share(read[i] == corpus.caption(row) for i, row in enumerate(held_out))}
     given = draw_given("validation", HELD_OUT, corpus.recipe.seed)
     figures = [figure(g, Random(f"measure/{i}")).image for i, g in enumerate(given)]
-    patches = torch.stack([processor.image_processor(f, return_tensors="pt")["pixel_values"] for f in figures])
     modes: tuple[Mode, ...] = ("text", "vision")
     for mode in modes:
         prompts = [corpus.prompt(question(g, mode, Random(i))) for i, g in enumerate(given)]
-        solved = answers(model, processor, prompts, patches)
+        solved = answers(model, processor, prompts, patches(figures, processor))
         measured[f"solved_{mode}"] = _share(
             is_correct(text, str(g.answer)) for text, g in zip(solved, given, strict=True)
         )
