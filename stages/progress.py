@@ -25,4 +25,4 @@ def progress(items: Iterable[Item], name: str, total: int | None = None) -> "tqd
     if sys.stderr.isatty():
         return tqdm(items, desc=name, total=total, dynamic_ncols=True)
     log: Any = _Lines()
-    return tqdm(items, desc=name, total=total, file=log, mininterval=5, maxinterval=30, ascii=True, ncols=120)
+    return tqdm(items, desc=name, total=total, file=log, mininterval=5, maxinterval=30, ascii=True, ncols=160)

@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from stages.config import Compute
 from stages.data.problem import Problem
+from stages.model import attention
 from stages.model.processor import register
 
 CACHE_BYTES = 2 * 2**30
@@ -120,7 +121,12 @@ def load(folder: Path, compute: Compute) -> VLM:
         ValueError: the tokenizer is not the one that the model was trained with.
     """
     register()
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=getattr(torch, compute.dtype))
+    attention.register()
+    model = AutoModelForImageTextToText.from_pretrained(
+        folder,
+        dtype=getattr(torch, compute.dtype),
+        attn_implementation={"text_config": attention.NAME, "vision_config": "sdpa"},
+    )
     processor = AutoProcessor.from_pretrained(folder)
     for token in ("image_token", "video_token"):
         said, used = getattr(model.config, f"{token}_id"), getattr(processor, f"{token}_id")

@@ -17,6 +17,9 @@ from stages.model.vlm import VLM, hidden_states
 from stages.rl.data_flow import Queries
 from stages.seeds import uniforms
 
+# Share of finished rows at which they leave the batch: each leave-taking copies the cache of those that stay.
+LEAVING = 0.15
+
 
 @dataclass(frozen=True)
 class Responses:
@@ -49,7 +52,7 @@ class Collector(Protocol):
 class NativeCollector:
     """Samples in process, from the very weights that are trained, so there is nothing to load.
 
-    A prompt's prefill is shared by its siblings, and rows that are finished leave the batch.
+    A prompt's prefill is shared by its siblings, and rows that are finished leave the batch, some at a time.
     """
 
     vlm: VLM
@@ -66,22 +69,23 @@ class NativeCollector:
         token_ids = torch.full((rows, longest), self.vlm.processor.tokenizer.pad_token_id, device=device)
         logprobs = torch.zeros(rows, longest, device=device)
         lengths, finished = limits.clone(), torch.zeros(rows, dtype=torch.bool, device=device)
-        live = torch.arange(rows, device=device)
+        batch = torch.arange(rows, device=device)  # the rows that are decoded
+        going = torch.ones_like(finished)  # of these, the ones that still answer
         decoder = _Decoder(self.vlm, queries)
         logits = decoder.prefill()
         for t in range(longest):
-            chosen = choose(logits, temperature[live], top_p[live], noise[live, t], self.vlm.banned_ids)
-            token_ids[live, t] = chosen
-            logprobs[live, t] = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
-            stopped = torch.isin(chosen, self.vlm.stop_ids)
-            finished[live[stopped]] = True
-            lengths[live[stopped]] = t + 1
-            going = ~stopped & (t + 1 < limits[live])
+            chosen = choose(logits, temperature[batch], top_p[batch], noise[batch, t], self.vlm.banned_ids)
+            token_ids[batch[going], t] = chosen[going]
+            logprobs[batch[going], t] = logits.log_softmax(-1).gather(1, chosen[:, None])[going, 0]
+            stopped = torch.isin(chosen, self.vlm.stop_ids) & going
+            finished[batch[stopped]] = True
+            lengths[batch[stopped]] = t + 1
+            going = going & ~stopped & (t + 1 < limits[batch])
             if not going.any():
                 break
-            if not going.all():
+            if going.sum() <= len(going) * (1 - LEAVING):
                 decoder.keep(going)
-                live, chosen = live[going], chosen[going]
+                batch, chosen, going = batch[going], chosen[going], going[going]
             logits = decoder.step(chosen)
 
         reach = int(lengths.max())
