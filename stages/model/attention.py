@@ -1,8 +1,6 @@
-"""Decoding without copies: attention over shared heads, and a cache with room to grow.
+"""Attention for decoding: query heads that share a key and value head are laid side by side as queries.
 
-transformers' own path copies, at every token, all cached keys and values once for each query head that reads them,
-and again to append the new one. Here query heads that share a key and value head are laid side by side as queries,
-and a new key is written into room that was kept free for it.
+transformers' own path copies all cached keys and values once for each query head that reads them, at every token.
 """
 
 from typing import Any
