@@ -15,6 +15,8 @@ from workflow.sources import code_digest
 study_files = [*workflow.config_settings.configfiles] or [
     Path(workflow.basedir, "config/config.yaml")
 ]
+if len(study_files) > 1 or workflow.config_settings.config:
+    sys.exit("The study is one file: give one --configfile and no --config.")
 try:
     study = load_study(study_files[-1], root=workflow.basedir)
 except (ValueError, OSError) as mistakes:

@@ -45,7 +45,7 @@ def generate(vlm: VLM, problems: list[Problem], seed: int) -> int:
 
 def main() -> None:
     torch.set_num_threads(1)
-    vlm = load(Path("models/qwen2_5_vl_tiny"), Compute(device="cpu", dtype="float32", threads=1, memory_mb=3000))
+    vlm = load(Path("models/qwen2_5_vl_tiny"), Compute(device="cpu", dtype="float32", threads=1))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = GeneratedData(source="generated", mode="vision", seed=0, train=32, validation=1, test=1, epochs=1)

@@ -22,6 +22,7 @@ SettingName = Annotated[str, Field(pattern=r"^[^|/\\]+$")]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -143,7 +144,7 @@ class Optimizer(Settings):
 
     learning_rate: Positive
     warmup_ratio: Share
-    betas: tuple[Share, Share]
+    betas: tuple[Beta, Beta]
     eps: Positive
     weight_decay: NonNegative
     clip_grad_norm: Positive
@@ -237,6 +238,10 @@ class RL(Settings):
         _must_divide(self, "ppo_backward_batch_size", "ppo_batch_size")
         if self.algorithm == "grpo" and self.group_size < 2:
             raise ValueError("group_size=1, but grpo compares a response with its siblings: at least 2")
+        if self.algorithm == "grpo" and (self.gamma != 1 or self.beta_rew != 0):
+            raise ValueError("grpo scores whole responses: gamma must be 1.0 and beta_rew 0.0")
+        if self.sampling.temperature != 1 or self.sampling.top_p != 1:
+            raise ValueError("sampling: temperature and top_p must be 1.0, so that the policy that is updated sampled")
         return self
 
 
@@ -312,12 +317,20 @@ class Compute(Settings):
 
     Attributes:
         threads: of each job. Two jobs of one thread are faster than one of two.
-        memory_mb: of each job, for schedulers.
     """
 
     device: Literal["cpu", "cuda"]
     dtype: Literal["float32", "bfloat16"]
     threads: Count
+
+
+class Resources(Settings):
+    """What schedulers are told; no result depends on it.
+
+    Attributes:
+        memory_mb: of each training or evaluation job.
+    """
+
     memory_mb: Count
 
 
@@ -446,6 +459,7 @@ class Study(Settings):
     evaluate: Evaluate
     scores: Scores
     compute: Compute
+    resources: Resources
 
     @model_validator(mode="after")
     def _known_names(self) -> Self:
@@ -461,15 +475,17 @@ class Study(Settings):
                     raise ValueError(f"study.{key}: {name!r} is not defined (allowed: {', '.join(allowed)})")
             if len(set(names)) < len(names):
                 raise ValueError(f"study.{key}: a name stands there twice ({', '.join(names)})")
-        for method in self.rl:
-            for dataset in self.study.datasets:
-                self._check_batch(method, dataset)
+        sections: dict[str, dict[str, SFT] | dict[str, RL]] = {"sft": self.sft, "rl": self.rl}
+        for section, methods in sections.items():
+            for method in set(methods) & set(self.study.methods):
+                for dataset in self.study.datasets:
+                    self._check_batch(f"{section}.{method}", methods[method].batch_size, dataset)
         return self
 
-    def _check_batch(self, method: str, dataset: str) -> None:
-        data, batch = self.data[dataset], self.rl[method].batch_size
+    def _check_batch(self, method: str, batch: int, dataset: str) -> None:
+        data = self.data[dataset]
         if isinstance(data, GeneratedData) and data.train < batch:
-            raise ValueError(f"rl.{method}.batch_size: {batch} queries, but data.{dataset}.train has {data.train}")
+            raise ValueError(f"{method}.batch_size: {batch} problems, but data.{dataset}.train has {data.train}")
 
     # the grid
 
@@ -540,7 +556,7 @@ class Study(Settings):
     def scores_run(self) -> ScoresRun:
         return ScoresRun(
             out="results/scores",
-            trained=tuple(f"results/{kind}/{cell}" for kind in ("rl",) for cell in self.cells([kind])),
+            trained=tuple(f"results/rl/{cell}" for cell in self.cells(["rl"])),
             evaluated=tuple(f"results/evaluate/{cell}" for cell in self.cells(["vanilla", "sft", "rl"])),
             samples={name: setting.samples for name, setting in self.evaluate.settings.items()},
             order=tuple(self.evaluate.settings),

@@ -97,7 +97,8 @@ STUDY: dict[str, Any] = {
         "batch_size": 16,
     },
     "scores": {"reflection_words": ["wait"], "whole_words": True},
-    "compute": {"device": "cpu", "dtype": "float32", "threads": 1, "memory_mb": 1000},
+    "compute": {"device": "cpu", "dtype": "float32", "threads": 1},
+    "resources": {"memory_mb": 1000},
 }
 
 

@@ -72,10 +72,30 @@ def test_grpo_scores_siblings_against_each_other() -> None:
     assert_close(a, tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]]))
 
 
+def test_advantages_are_those_of_a_naive_loop() -> None:
+    scores, kl, group, mask = batch()
+    found = grpo_advantages(scores, kl, group, mask, METHOD, eps=0.0)
+    tokens = [(i, t) for i in range(6) for t in range(int(mask[i].sum()))]
+    for i, t in tokens:
+        siblings = [scores[j].item() for j in range(6) if group[j] == group[i]]
+        mean = sum(siblings) / len(siblings)
+        deviation = math.sqrt(sum((s - mean) ** 2 for s in siblings) / len(siblings))
+        assert found[i, t].item() == pytest.approx((scores[i].item() - mean) / deviation)
+
+    found = reinforce_plus_plus_advantages(scores, kl, group, mask, METHOD, eps=0.0)
+    everywhere = [scores[i].item() for i, _ in tokens]  # gamma is 1: each token's return is its response's score
+    mean = sum(everywhere) / len(everywhere)
+    deviation = math.sqrt(sum((s - mean) ** 2 for s in everywhere) / len(everywhere))
+    for i, t in tokens:
+        assert found[i, t].item() == pytest.approx((scores[i].item() - mean) / deviation)
+
+
 def test_equal_scores_teach_nothing() -> None:
-    mask = torch.ones(2, 3, dtype=torch.bool)
-    for advantages in (grpo_advantages, reinforce_plus_plus_advantages):
-        assert_close(advantages(tensor([1.0, 1.0]), NO_KL, tensor([7, 7]), mask, METHOD), torch.zeros(2, 3))
+    mask = torch.ones(64, 63, dtype=torch.bool)
+    for score in (1.0, 0.9, 0.7):
+        for advantages in (grpo_advantages, reinforce_plus_plus_advantages):
+            a = advantages(torch.full((64,), score), torch.zeros(64, 63), torch.arange(64) // 2, mask, METHOD)
+            assert_close(a, torch.zeros(64, 63))
 
 
 def test_grpo_needs_siblings() -> None:
@@ -141,7 +161,10 @@ def test_advantage_norm_only_divides() -> None:
     plain = METHOD.model_copy(update={"advantage_norm": False})
     for advantages in (grpo_advantages, reinforce_plus_plus_advantages):
         a, b = (advantages(scores, kl, group, mask, method)[mask] for method in (METHOD, plain))
-        assert (a.sign() == b.sign()).all() and not torch.allclose(a, b)
+        divisor = b / a
+        assert (divisor > 0).all() and not torch.allclose(a, b)
+        if advantages is reinforce_plus_plus_advantages:
+            assert_close(divisor, b.std(unbiased=False).expand_as(divisor))
 
 
 def test_rewards_are_the_papers() -> None:

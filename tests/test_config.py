@@ -56,7 +56,7 @@ MISTAKES = {
         "evaluation",
         {},
         "evaluation: unknown key, did you mean 'evaluate'? "
-        "(allowed: study, data, base, sft, rl, evaluate, scores, compute)",
+        "(allowed: study, data, base, sft, rl, evaluate, scores, compute, resources)",
     ),
     "text for a number": (
         "rl.rpp.batch_size",
@@ -141,7 +141,7 @@ MISTAKES = {
     "a batch larger than the data": (
         "rl.rpp.batch_size",
         32,
-        "rl.rpp.batch_size: 32 queries, but data.text.train has 16",
+        "rl.rpp.batch_size: 32 problems, but data.text.train has 16",
     ),
 }
 
@@ -198,11 +198,11 @@ def test_merged_keys_may_be_replaced_at_any_depth(raw_study: RawStudy, write_stu
     path.write_text(
         path.read_text()
         .replace(f"  grpo:\n{grpo}", f"  grpo: &grpo\n{grpo}  warm: &warm\n    <<: *grpo\n    epsilon: 0.5\n")
-        .replace("  rpp:\n", "  warmer:\n    <<: *warm\n    gamma: 0.5\n  rpp:\n")
+        .replace("  rpp:\n", "  warmer:\n    <<: *warm\n    beta_loss: 0.5\n  rpp:\n")
     )
     rl = load_study(path).rl
     assert [rl[name].epsilon for name in ("grpo", "warm", "warmer")] == [0.2, 0.5, 0.5]
-    assert [rl[name].gamma for name in ("grpo", "warm", "warmer")] == [1.0, 1.0, 0.5]
+    assert [rl[name].beta_loss for name in ("grpo", "warm", "warmer")] == [0.01, 0.01, 0.5]
 
 
 def test_a_merged_key_is_not_a_key_twice(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_geometry3k_is_prepared_and_fits_the_tiny_model(tmp_path: Path) -> None:
     assert problem.id == "geometry3k_2401" and problem.answer == "60" and not problem.question.startswith("<image>")
     assert problem.picture().mode == "RGB"
 
-    compute = Compute(device="cpu", dtype="float32", threads=1, memory_mb=3000)
+    compute = Compute(device="cpu", dtype="float32", threads=1)
     vlm = load(ROOT / "models" / "qwen2_5_vl_tiny", compute)
     prompts = vlm.prompts(splits["test"])
     grids = {tuple(prompt.grid_thw.tolist()) for prompt in prompts}

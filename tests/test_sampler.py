@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
+from transformers import AutoModelForImageTextToText
 
 from stages.config import Compute, Sampling
 from stages.data.problem import Problem
@@ -18,7 +19,7 @@ from stages.rl.response_collection import NativeCollector, Responses, choose
 from stages.rl.trajectory_generation import sequences_of
 
 MODELS = Path(__file__).parent.parent / "models"
-COMPUTE = Compute(device="cpu", dtype="float32", threads=1, memory_mb=3000)
+COMPUTE = Compute(device="cpu", dtype="float32", threads=1)
 HOT = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=20)
 GREEDY = Sampling(temperature=0.01, top_p=0.001, max_new_tokens=20)
 
@@ -59,7 +60,9 @@ def plain_logprobs(vlm: VLM, queries: Queries, responses: Responses, **changed: 
         return_tensors="pt",
     )
     zeros = torch.zeros_like(responses.token_ids)
-    logits = vlm.model(
+    # transformers' own attention; ours is for decoding.
+    plain = AutoModelForImageTextToText.from_pretrained(vlm.model.config._name_or_path)
+    logits = plain(
         input_ids=torch.cat([inputs["input_ids"], responses.token_ids], 1),
         attention_mask=torch.cat([inputs["attention_mask"], responses.mask.long()], 1),
         mm_token_type_ids=torch.cat([inputs["mm_token_type_ids"], zeros], 1),
@@ -104,7 +107,8 @@ def test_greedy_sampling_is_generate(vlm: VLM, problems: list[Problem]) -> None:
     _, responses = collect(vlm, problems, 1, GREEDY)
     for problem, text in zip(problems, responses.texts, strict=True):
         inputs = vlm.processor(text=[vlm.render(problem)], images=[[problem.picture()]], return_tensors="pt")
-        ids = vlm.model.generate(**inputs, do_sample=False, max_new_tokens=GREEDY.max_new_tokens)
+        plain = AutoModelForImageTextToText.from_pretrained(vlm.model.config._name_or_path)
+        ids = plain.generate(**inputs, do_sample=False, max_new_tokens=GREEDY.max_new_tokens)
         generated = vlm.processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         assert text == generated
 

@@ -11,7 +11,9 @@ from torch.testing import assert_close
 from stages.config import RL, SFT, Compute, GeneratedData, RLRun, Sampling, SFTRun
 from stages.data.prepare import prepare
 from stages.data.problem import Problem, read_problems
+from stages.evaluation.judge import boxed
 from stages.files import sha256
+from stages.model.logprobs import response_logprobs
 from stages.model.vlm import VLM, frozen_copy, load
 from stages.records import read
 from stages.rl import train as rl
@@ -25,7 +27,7 @@ from stages.training.schedule import batches
 from tests.test_algorithms import ADAMW, METHOD
 
 MODELS = Path(__file__).parent.parent / "models"
-COMPUTE = Compute(device="cpu", dtype="float32", threads=1, memory_mb=3000)
+COMPUTE = Compute(device="cpu", dtype="float32", threads=1)
 METHODS = {
     "reinforce_plus_plus": METHOD,
     "grpo": METHOD.model_copy(update={"algorithm": "grpo"}),
@@ -97,12 +99,13 @@ def test_backward_batches_are_only_about_memory(vlm: VLM, data: Path, method: RL
             assert_close(a, b, atol=2e-5, rtol=1e-3)
 
 
-def test_padding_and_order_do_not_change_the_gradient(vlm: VLM, data: Path) -> None:
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_padding_and_order_do_not_change_the_gradient(vlm: VLM, data: Path, method: RL) -> None:
     problems = read_problems(data / "train.jsonl")[:4]
-    trajectory = trajectory_of(vlm, problems, METHOD)
-    plain = gradients(vlm, trajectory, METHOD)
+    trajectory = trajectory_of(vlm, problems, method)
+    plain = gradients(vlm, trajectory, method)
     for changed in (widened(trajectory, 3), reordered(trajectory, torch.tensor([4, 5, 0, 1, 6, 7, 2, 3]))):
-        for a, b in zip(plain, gradients(vlm, changed, METHOD), strict=True):
+        for a, b in zip(plain, gradients(vlm, changed, method), strict=True):
             assert_close(a, b, atol=2e-5, rtol=1e-3)
 
 
@@ -154,10 +157,11 @@ def test_a_response_that_was_cut_off_has_no_score(data: Path) -> None:
 
 
 def test_a_trivial_reward_is_learnt(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answer 7, whatever is asked: from near chance to nearly always, in a minute."""
+    """Answer with a 7 at the end, whatever is asked: from near chance, one in ten, to nearly always, in a minute."""
     from stages.rl import trajectory_generation
 
-    seven = {"accuracy": lambda text, answer: float(text.endswith("7}") or "7}." in text), "language": lambda t, a: 0.0}
+    # The last digit of the answer: asked for 7 alone, the base hardly ever says it and there is nothing to learn from.
+    seven = {"accuracy": lambda text, answer: float((boxed(text) or "").endswith("7")), "language": lambda t, a: 0.0}
     monkeypatch.setattr(trajectory_generation, "REWARDS", seven)
     torch.manual_seed(0)
     vlm = load(MODELS / "qwen2_5_vl_tiny", COMPUTE)
@@ -184,7 +188,7 @@ def test_a_trivial_reward_is_learnt(data: Path, monkeypatch: pytest.MonkeyPatch)
         shares.append(trajectory.rewards["accuracy"].mean().item())
         if shares[-1] > 0.95:
             break
-    assert shares[0] < 0.3 and shares[-1] > 0.9, shares
+    assert shares[0] < 0.2 and shares[-1] > 0.9, shares
 
 
 def run_settings(data: Path, out: Path, kind: str) -> dict[str, object]:
@@ -226,6 +230,19 @@ def test_sft_learns_its_solutions_and_nothing_of_the_question(data: Path, tmp_pa
         vlm.processor.tokenizer.decode(ids[m]) for ids, m in zip(golden.response_ids, golden.response_mask, strict=True)
     ]
     assert decoded == [problem.solution + "<|im_end|>" for problem in problems]
+
+    prompts = [vlm.render(problem) for problem in problems]
+    labels = golden.response_ids[golden.response_mask]
+    with torch.no_grad():
+        ours = -response_logprobs(vlm.model, golden).sum() / len(labels)
+        plain = []
+        for prompt, problem in zip(prompts, problems, strict=True):
+            text = prompt + problem.solution + "<|im_end|>"
+            inputs = vlm.processor(text=[text], images=[[problem.picture()]], return_tensors="pt")
+            answer = len(vlm.processor.tokenizer(problem.solution + "<|im_end|>")["input_ids"])
+            logits = vlm.model(**inputs).logits[0, -answer - 1 : -1]
+            plain.append(torch.nn.functional.cross_entropy(logits, inputs["input_ids"][0, -answer:], reduction="sum"))
+    assert_close(ours, sum(plain) / len(labels), atol=1e-5, rtol=1e-5)
 
 
 def test_sft_without_solutions_says_so_and_writes_nothing(data: Path, tmp_path: Path) -> None:

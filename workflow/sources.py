@@ -18,7 +18,7 @@ def code_digest(module: str) -> str:
     """Twelve hex digits over a module and all that it imports from `stages`."""
     digest = hashlib.sha256()
     for name in sorted(reached(module)):
-        digest.update(ast.dump(_without_docstrings(_parsed(name))).encode())
+        digest.update(ast.unparse(_without_docstrings(_parsed(name))).encode())
     return digest.hexdigest()[:12]
 
 

@@ -12,6 +12,7 @@ from stages.config import EvaluateRun, Sampling, load_run
 from stages.data.problem import Problem, read_problems
 from stages.evaluation import judge
 from stages.files import whole_folder
+from stages.model.compute import set_up
 from stages.model.vlm import VLM, load
 from stages.progress import progress
 from stages.provenance import write_provenance
@@ -19,7 +20,6 @@ from stages.records import ResponseRow, append
 from stages.rl.data_flow import make_queries
 from stages.rl.response_collection import NativeCollector
 from stages.seeds import seed_of
-from stages.training.run import set_up
 from stages.training.weights import load_weights
 
 
@@ -89,7 +89,8 @@ def main(path: str) -> None:
         with whole_folder(Path(run.out)) as folder:
             evaluate(run, folder)
             inputs = [Path(run.data, f"{split}.jsonl") for split in run.settings.splits]
-            write_provenance(folder, [Path(run.base, "model.safetensors"), *inputs])
+            weights = [Path(path) for path in run.weights.values()]
+            write_provenance(folder, [Path(run.base, "model.safetensors"), *inputs, *weights])
     except ValueError as mistake:
         sys.exit(f"{run.name}: {mistake}")
 

@@ -7,14 +7,16 @@ answer (all problems have numeric answers, paper Sec. 4). Without a box there is
 import re
 from fractions import Fraction
 
-VERSION = "numeric-1"
+VERSION = "numeric-2"
 TOLERANCE = Fraction(1, 10_000)  # relative; gold answers are given to four decimals
 
-_LATEX_UNIT = re.compile(r"\\(?:mathrm|text|mbox)\{[^{}]*\}(?:\^\{?[23]\}?)?|\^?\{?\\circ\}?|\\degree|\\%|[°%~]")
+# What may stand behind a number; in front of one or between two it would be part of another answer.
 _UNIT = re.compile(
-    r"(?<=\d)\s*(?:square\s+)?(?:mm|cm|dm|km|m|in|inches|ft|feet|units?|degrees?)(?:\^\{?[23]\}?|[²³])?$"
+    r"(?<=[\d}])\s*(?:\\(?:mathrm|text|mbox)\{[~\s]*(?:[A-Za-z]+\.?\s*)+\}|\^?\{?\\circ\}?|\\degree|\\%|[°%]"
+    r"|(?:square\s+)?(?:mm|cm|dm|km|m|in|inches|ft|feet|units?|degrees?))(?:\^\{?[23]\}?|[²³])?\s*$"
 )
-_LAYOUT = re.compile(r"\\[,;!: ]|\\left|\\right|\$")
+_SPACE = re.compile(r"\\[,;!: ]|~")
+_LAYOUT = re.compile(r"\\left|\\right|\$")
 _FRACTION = re.compile(r"^([+-]?)\\[dt]?frac(?:\{([^{}]+)\}\{([^{}]+)\}|(\d)(\d))$")
 _THOUSANDS = re.compile(r"^[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?$", re.ASCII)
 # What Fraction reads, less its underscores and less powers of ten that take minutes to write out.
@@ -36,7 +38,7 @@ def boxed(text: str) -> str | None:
 
 def number(text: str) -> Fraction | None:
     """The number that a text says: 12, -0.5, 1,200, 3/4, \\frac{3}{4}, 45^\\circ, x = 7; None if it says none."""
-    text = _LAYOUT.sub("", _LATEX_UNIT.sub("", text)).split("=")[-1].strip()
+    text = _LAYOUT.sub("", _SPACE.sub(" ", text)).split("=")[-1].strip()
     text = _UNIT.sub("", text)
     if match := _FRACTION.match(text):
         sign, above, below, *digits = match.groups()

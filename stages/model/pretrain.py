@@ -28,6 +28,7 @@ from stages.data.geometry.problems import Given, Mode, draw_corpus, draw_given, 
 from stages.data.geometry.solutions import golden_solution, imperfect_solution, listed
 from stages.evaluation.judge import is_correct
 from stages.files import sha256, whole_folder
+from stages.model.compute import set_up
 from stages.model.processor import ImageOnlyProcessor
 from stages.model.tiny import build_model, build_processor
 from stages.progress import progress
@@ -365,7 +366,7 @@ split is in the corpus; their kinds are, and so are bare calculations with any n
 
 def main(path: str) -> None:
     run = load_run(path, PretrainRun)
-    torch.set_num_threads(run.compute.threads)
+    set_up(run.compute)
 
     def save(model: PreTrainedModel, processor: ImageOnlyProcessor, measured: dict[str, float]) -> None:
         with whole_folder(Path(run.out)) as folder:
@@ -376,7 +377,10 @@ def main(path: str) -> None:
             digest = sha256(folder / "model.safetensors")
             (folder / "README.md").write_text(model_card(run.model, run.settings, measured, digest), encoding="utf-8")
 
-    pretrain(run.settings, save)
+    try:
+        pretrain(run.settings, save)
+    except ValueError as mistake:
+        sys.exit(f"base.{run.model}: {mistake}")
 
 
 if __name__ == "__main__":

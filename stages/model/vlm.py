@@ -49,7 +49,7 @@ class VLM:
 
     model: PreTrainedModel
     processor: Any
-    _prompts: OrderedDict[str, Prompt] = field(default_factory=OrderedDict)
+    _prompts: OrderedDict[Problem, Prompt] = field(default_factory=OrderedDict)
 
     @property
     def device(self) -> torch.device:
@@ -70,12 +70,12 @@ class VLM:
 
     def prompts(self, problems: list[Problem]) -> list[Prompt]:
         """The prompts of some problems; what was made before is not made again."""
-        new = {problem.id: problem for problem in problems if problem.id not in self._prompts}
+        new = list(dict.fromkeys(problem for problem in problems if problem not in self._prompts))
         if new:
-            self._prompts.update(zip(new, self._make(list(new.values())), strict=True))
-        found = [self._prompts[problem.id] for problem in problems]
+            self._prompts.update(zip(new, self._make(new), strict=True))
+        found = [self._prompts[problem] for problem in problems]
         for problem in problems:
-            self._prompts.move_to_end(problem.id)
+            self._prompts.move_to_end(problem)
         self._forget()
         return found
 
@@ -101,7 +101,7 @@ class VLM:
         )
         features = self.model.model.get_image_features(inputs["pixel_values"], grids).pooler_output
         return [
-            Prompt(inputs["input_ids"][i, real], position_ids[:, i, real], grids[i], features[i])
+            Prompt(inputs["input_ids"][i, real], position_ids[:, i, real], grids[i], features[i].clone())
             for i, real in enumerate(mask)
         ]
 

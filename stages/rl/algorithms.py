@@ -57,6 +57,8 @@ def reinforce_plus_plus_advantages(
     """
     summed = returns(scores, kl, mask, gamma=method.gamma, beta_rew=method.beta_rew)
     tokens = summed[mask]
+    if tokens.max() == tokens.min():  # a rounding error over a rounding error would not be 0
+        return torch.zeros_like(summed)
     deviation = tokens.std(unbiased=False) + eps if method.advantage_norm else 1.0
     return (summed - tokens.mean()) / deviation * mask
 

@@ -1,29 +1,17 @@
 """What the trainers of SFT and RL begin and end with."""
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
-from stages.config import Compute, TrainRun
+from stages.config import TrainRun
 from stages.data.problem import Problem, read_problems
 from stages.files import whole_folder
+from stages.model.compute import set_up
 from stages.model.vlm import VLM, load
 from stages.provenance import write_provenance
 from stages.training.weights import save_weights
-
-
-def set_up(compute: Compute) -> None:
-    """Threads as the run says, and only algorithms that give the same numbers each time."""
-    torch.set_num_threads(compute.threads)
-    if compute.device == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=compute.device == "cuda")
-    # Filling every new tensor would find reads of memory never written; here it only costs a quarter of the time.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -20,7 +20,7 @@ rule evaluate:
         "../../envs/study.yaml"
     threads: study.compute.threads
     resources:
-        mem_mb=study.compute.memory_mb,
+        mem_mb=study.resources.memory_mb,
     params:
         run=lambda w: study.evaluate_run(
             w.model, w.dataset, w.method, int(w.seed)

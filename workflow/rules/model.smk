@@ -16,7 +16,7 @@ rule pretrain:
         "../../envs/study.yaml"
     threads: study.compute.threads
     resources:
-        mem_mb=study.compute.memory_mb,
+        mem_mb=study.resources.memory_mb,
     params:
         run=lambda wildcards: study.pretrain_run(wildcards.model).canonical_json(),
         code=code_digest("stages.model.pretrain"),

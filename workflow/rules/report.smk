@@ -49,6 +49,10 @@ rule report:
     input:
         rules.tables.output.tables,
         rules.figures.output.figures,
+        templates=[
+            str(Path(workflow.basedir, "stages/report", name))
+            for name in ("report.md.jinja", "page.html.jinja")
+        ],
         responses=rules.scores.input.evaluated,
     output:
         run="results/report/run.json",

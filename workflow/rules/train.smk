@@ -18,7 +18,7 @@ rule sft:
         "../../envs/study.yaml"
     threads: study.compute.threads
     resources:
-        mem_mb=study.compute.memory_mb,
+        mem_mb=study.resources.memory_mb,
     params:
         run=lambda w: study.sft_run(
             w.model, w.dataset, w.method, int(w.seed)
@@ -46,7 +46,7 @@ rule rl:
         "../../envs/study.yaml"
     threads: study.compute.threads
     resources:
-        mem_mb=study.compute.memory_mb,
+        mem_mb=study.resources.memory_mb,
     params:
         run=lambda w: study.rl_run(
             w.model, w.dataset, w.method, int(w.seed)

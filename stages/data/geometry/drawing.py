@@ -70,10 +70,6 @@ class Board:
         dx, dy = size * (b[1] - a[1]) / length, -size * (b[0] - a[0]) / length
         self.lines((x - dx, y - dy), (x + dx, y + dy))
 
-    def dot(self, p: Point, radius: float = 1.2) -> None:
-        x, y, r = p[0] * SCALE, p[1] * SCALE, radius * SCALE
-        self._draw.ellipse((x - r, y - r, x + r, y + r), fill=LINE)
-
     def label(self, p: Point, text: object) -> None:
         """Write text in the lattice cells nearest to p, as a whole moved by at most one unit."""
         glyphs = str(text)
