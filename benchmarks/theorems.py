@@ -1,0 +1,37 @@
+"""Which theorem do answers to unpractised problems name? `python benchmarks/theorems.py results`.
+
+For every method of a finished study on generated data: the share of greedy answers to test problems, after the last
+epoch, that name a theorem of the practised kinds, which is never the right one there, or of the unpractised kinds.
+"""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from stages.data.geometry.kinds import PRACTISED, UNPRACTISED, Kind
+from stages.records import read
+
+SETTING = "pass@1 t=0.01"
+
+
+def names_any(text: str, kinds: dict[str, Kind]) -> bool:
+    return any(theorem in text for kind in kinds.values() for theorem in kind.theorems)
+
+
+def main(results: str) -> None:
+    rows = pd.concat(read(path) for path in sorted(Path(results).glob("evaluate/*/*/*/*/responses.jsonl")))
+    rows = rows[(rows.split == "test") & (rows.setting == SETTING)]
+    rows = rows[rows.epoch == rows.groupby("run").epoch.transform("max")]
+    parts = rows.run.str.split("/", expand=True)
+    rows = rows.assign(
+        dataset=parts[1],
+        method=parts[2],
+        practised=[names_any(text, PRACTISED) for text in rows.text],
+        unpractised=[names_any(text, UNPRACTISED) for text in rows.text],
+    )
+    print(rows.groupby(["dataset", "method"])[["practised", "unpractised", "correct"]].mean().round(3).to_string())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
