@@ -138,6 +138,21 @@ MISTAKES = {
         "grpo",
         "rl.rpp: group_size=1, but grpo compares a response with its siblings: at least 2",
     ),
+    "a reward along the way for whole responses": (
+        "rl.grpo.beta_rew",
+        0.1,
+        "rl.grpo: grpo scores whole responses: gamma must be 1.0 and beta_rew 0.0",
+    ),
+    "a policy that did not sample": (
+        "rl.rpp.sampling.temperature",
+        0.7,
+        "rl.rpp: sampling: temperature and top_p must be 1.0, so that the policy that is updated sampled",
+    ),
+    "an SFT batch larger than the data": (
+        "sft.sft.batch_size",
+        32,
+        "sft.sft.batch_size: 32 problems, but data.text.train has 16",
+    ),
     "a batch larger than the data": (
         "rl.rpp.batch_size",
         32,
