@@ -72,7 +72,10 @@ def test_every_rule_has_left_its_files(finished: Repository) -> None:
     assert "<svg" in (text := (results / "report/index.html").read_text()) or "data:image" in text
     grpo = results / "rl/qwen2_vl_scratch/geometry_vision/grpo/seed1"
     assert len(read(grpo / "responses.jsonl")) == 16 * 2 * 2
-    assert sorted(path.name for path in (grpo / "weights").iterdir()) == ["epoch1.safetensors", "epoch2.safetensors"]
+    assert sorted(path.name for path in (grpo / "weights").glob("*.safetensors")) == [
+        "epoch1.safetensors",
+        "epoch2.safetensors",
+    ]
     answered = read(results / "evaluate/qwen2_5_vl_tiny/geometry_vision/sft/seed0/responses.jsonl")
     assert answered.groupby(["epoch", "split", "setting"]).size().to_dict() == {
         (epoch, split, setting): 8 * samples
@@ -155,6 +158,6 @@ def test_a_bad_data_set_stops_before_training(finished: Repository, tmp_path: Pa
     ran = finished.snakemake("--directory", str(tmp_path / "run"), study=study)
     assert ran.returncode != 0
     log = (tmp_path / "run/logs/data/geometry_vision.log").read_text()
-    assert f"{tmp_path}/train.jsonl:1: no 'answer'" in log and f"{tmp_path}/train.jsonl:2: not JSON" in log
+    assert "/train.jsonl:1: no 'answer'" in log and "/train.jsonl:2: not JSON" in log
     assert not (tmp_path / "run/results/rl").exists()
     assert not list((tmp_path / "run/results/data").rglob("*.jsonl"))
