@@ -9,7 +9,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
@@ -27,6 +27,7 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 
 VANILLA = "vanilla"
+_DOWNLOADS = "results/download"
 
 
 class Settings(BaseModel):
@@ -35,16 +36,55 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+# --- downloads ---------------------------------------------------------------------------------------------------------
+
+
+class Download(Settings):
+    """A repository of the Hugging Face hub, fetched once by a rule of its own; what follows is offline.
+
+    Attributes:
+        repo: owner/name.
+        revision: a whole commit hash, so that a study means the same files next year. A branch is taken as it stands on
+            the day of the download; download.json tells its commit.
+        files: which files, as patterns (`data/*.parquet`).
+        gigabytes: about how much, to be known before it is fetched.
+    """
+
+    kind: Literal["dataset", "model"]
+    repo: Annotated[str, Field(pattern=r"^[\w.\-]+/[\w.\-]+$")]
+    revision: Annotated[str, Field(pattern=r"^[\w.\-/]+$")]
+    files: Annotated[tuple[str, ...], Field(min_length=1)]
+    gigabytes: Positive
+
+
 # --- data ------------------------------------------------------------------------------------------------------------
 
 
-class GeneratedData(Settings):
+class Judge(Settings):
+    """When an answer is right (`stages.evaluation.answers`).
+
+    Attributes:
+        where: only the last \\boxed{} counts (box), or without one an <answer> tag or what the text ends with (text).
+        form: only a plain number can be right (number), or whatever equals the problem's answer (expression).
+        relative_tolerance: how far a number may be from the answer, as a share of the answer.
+        decimals: a number written with at least so many decimals is right if the answer, rounded to as many, is it;
+            without (null) rounding is not allowed for.
+        percent: a percent sign is a unit, 12 % is 12 (unit), or divides, 12 % is 0.12 (hundredth).
+    """
+
+    where: Literal["box", "text"]
+    form: Literal["number", "expression"]
+    relative_tolerance: NonNegative
+    decimals: Natural | None
+    percent: Literal["unit", "hundredth"]
+
+
+class GeneratedProblems(Settings):
     """Generated geometry problems (`stages.data.geometry`).
 
     Attributes:
         mode: where the numbers stand: in the question too (text-dominant), or in the figure alone (vision-dominant).
         train, validation, test: number of problems of each split.
-        epochs: times SFT and RL go through train.
     """
 
     source: Literal["generated"]
@@ -53,31 +93,153 @@ class GeneratedData(Settings):
     train: Count
     validation: Count
     test: Count
-    epochs: Count
 
 
-class JsonlData(Settings):
-    """Problems of somebody else's in the paper's JSONL record: question, answer, solution, id, image.
+class Rows(Settings):
+    """Rows of somebody else's, as a reader of `stages.data.readers` finds them.
 
     Attributes:
-        train, validation, test: JSONL files; image paths in them are relative to the file.
+        folder: a name under `download`, or a folder of this machine that holds the same files.
+        take: the first row to take and the one after the last, of those that are kept, in their order; null: all.
+    """
+
+    folder: str
+    take: tuple[Natural, Count] | None
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if self.take and self.take[0] >= self.take[1]:
+            raise ValueError(f"take: [{self.take[0]}, {self.take[1]}] is empty; from the first row, to after the last")
+        return self
+
+
+class Geometry3KRows(Rows):
+    """hiyouga/geometry3k: parquet files of the three splits."""
+
+    reader: Literal["geometry3k"]
+    split: Literal["train", "validation", "test"]
+
+
+class MMMathRows(Rows):
+    """THU-KEG/MM_Math: a JSONL file and a zip of images; the answer is the last box of the solution."""
+
+    reader: Literal["mm_math"]
+
+
+class MathVerseRows(Rows):
+    """AI4Math/MathVerse, testmini.
+
+    Attributes:
+        versions: which of a problem's versions (the same problem with more or less of it in the picture).
+        choices: multiple-choice problems: ask for the value of the right choice (value), or leave them out (drop).
+    """
+
+    reader: Literal["mathverse"]
+    versions: Annotated[
+        tuple[
+            Literal["Text Dominant", "Text Lite", "Vision Intensive", "Vision Dominant", "Vision Only"],
+            ...,
+        ],
+        Field(min_length=1),
+    ]
+    choices: Literal["value", "drop"]
+
+
+class MAYERows(Rows):
+    """ManTle/MAYE, the paper's own release: JSONL files of three splits for each of its data sets."""
+
+    reader: Literal["maye"]
+    dataset: Literal["mm_math", "geometry3k"]
+    split: Literal["train", "validation", "test"]
+
+
+class InterGPSRows(Rows):
+    """Geometry3K as InterGPS released it: one folder a problem, with data.json and img_diagram.png."""
+
+    reader: Literal["intergps"]
+
+
+class JsonlRows(Rows):
+    """Problems in the paper's record: question, answer, solution, id, image.
+
+    Attributes:
+        file: in the folder; image paths in it are relative to it.
+    """
+
+    reader: Literal["jsonl"]
+    file: str
+
+
+AnyRows = Annotated[
+    Geometry3KRows | MMMathRows | MathVerseRows | MAYERows | InterGPSRows | JsonlRows, Field(discriminator="reader")
+]
+
+
+class RealProblems(Settings):
+    """Somebody else's problems, each split from a reader.
+
+    Attributes:
+        shuffle: seed of a row order that depends on nothing but it and the rows' ids; null: the order of the files.
+        answers: leave out problems whose answer is no number (numeric, as the paper does), or keep them (any).
+        allow_leaks: ids that may stand in a test or validation split although train has the same problem.
+    """
+
+    source: Literal["real"]
+    shuffle: Natural | None
+    answers: Literal["numeric", "any"]
+    allow_leaks: tuple[str, ...]
+    train: AnyRows
+    validation: AnyRows
+    test: AnyRows
+
+    @property
+    def splits(self) -> dict[str, AnyRows]:
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+Problems = Annotated[GeneratedProblems | RealProblems, Field(discriminator="source")]
+
+
+class Data(Settings):
+    """A data set.
+
+    Attributes:
         epochs: times SFT and RL go through train.
     """
 
-    source: Literal["jsonl"]
-    train: str
-    validation: str
-    test: str
     epochs: Count
+    judge: Judge
+    problems: Problems
 
 
-Data = Annotated[GeneratedData | JsonlData, Field(discriminator="source")]
+class PromptSettings(Settings):
+    """How a problem is put to a model, the same for SFT, RL, evaluation and every sampler.
+
+    Attributes:
+        instruction: follows the question, on a line of its own; "" for none.
+        min_pixels, max_pixels: the picture is scaled to between so many pixels, sides kept in proportion.
+    """
+
+    instruction: str
+    min_pixels: Count
+    max_pixels: Count
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels={self.min_pixels} must not be above max_pixels={self.max_pixels}")
+        return self
+
 
 # --- base models -----------------------------------------------------------------------------------------------------
 
 
 class Checkpoint(Settings):
-    """A base model that exists: a folder as `save_pretrained` writes it."""
+    """A base model that exists: a folder as `save_pretrained` writes it.
+
+    Attributes:
+        path: a name under `download`, or a folder of this machine.
+    """
 
     source: Literal["checkpoint"]
     path: str
@@ -348,9 +510,22 @@ class Run(Settings):
         return json.dumps(self.model_dump(mode="json"), sort_keys=True)
 
 
+class DownloadRun(Run):
+    name: Name
+    settings: Download
+
+
 class DataRun(Run):
     dataset: Name
-    settings: Data
+    settings: Problems
+
+
+class DataReportRun(Run):
+    """Attributes: preflights: folder of the checks with each model."""
+
+    dataset: Name
+    data: str
+    preflights: dict[Name, str]
 
 
 class PretrainRun(Run):
@@ -366,11 +541,28 @@ class BaseRun(Run):
     checkpoint: str
 
 
+class PreflightRun(Run):
+    """Whether a model can take a data set.
+
+    Attributes:
+        base: folder of the base model's checkpoint.
+        data: folder of the prepared data set.
+        new_tokens: of the longest response that any run of the study may draw.
+    """
+
+    model: Name
+    dataset: Name
+    base: str
+    data: str
+    prompt: PromptSettings
+    new_tokens: Count
+
+
 class ModelRun(Run):
     """A run of one model on one data set.
 
     Attributes:
-        base: folder of the base model.
+        base: folder of the base model's checkpoint.
         data: folder of the prepared data set.
     """
 
@@ -380,6 +572,7 @@ class ModelRun(Run):
     seed: Natural
     base: str
     data: str
+    prompt: PromptSettings
     compute: Compute
 
     @property
@@ -399,6 +592,7 @@ class SFTRun(TrainRun):
 
 
 class RLRun(TrainRun):
+    judge: Judge
     settings: RL
 
 
@@ -406,6 +600,7 @@ class EvaluateRun(ModelRun):
     """Attributes: weights: file of trained weights by epoch; without one (epoch 0) the base as it is."""
 
     weights: dict[str, str]
+    judge: Judge
     settings: Evaluate
 
 
@@ -416,10 +611,12 @@ class ScoresRun(Run):
         trained, evaluated: the folders whose responses are scored.
         samples: responses to each problem, by generation setting.
         order: the generation settings.
+        judge: when an answer is right, by data set.
     """
 
     trained: tuple[str, ...]
     evaluated: tuple[str, ...]
+    judge: dict[Name, Judge]
     samples: dict[str, Count]
     order: tuple[str, ...]
     settings: Scores
@@ -452,7 +649,9 @@ class Study(Settings):
     """A whole study: what is compared (`study`), and one section a stage."""
 
     study: Grid
+    download: dict[Name, Download]
     data: dict[Name, Data]
+    prompt: PromptSettings
     base: dict[Name, Base]
     sft: dict[Name, SFT]
     rl: dict[Name, RL]
@@ -483,9 +682,18 @@ class Study(Settings):
         return self
 
     def _check_batch(self, method: str, batch: int, dataset: str) -> None:
-        data = self.data[dataset]
-        if isinstance(data, GeneratedData) and data.train < batch:
-            raise ValueError(f"{method}.batch_size: {batch} problems, but data.{dataset}.train has {data.train}")
+        rows = self.rows(dataset, "train")
+        if rows is not None and rows < batch:
+            raise ValueError(f"{method}.batch_size: {batch} problems, but data.{dataset}.problems.train has {rows}")
+
+    def rows(self, dataset: str, split: str) -> int | None:
+        """Problems of a split; None where only its files can tell."""
+        problems = self.data[dataset].problems
+        if isinstance(problems, GeneratedProblems):
+            count: int = getattr(problems, split)
+            return count
+        take = problems.splits[split].take
+        return take[1] - take[0] if take else None
 
     # the grid
 
@@ -516,15 +724,48 @@ class Study(Settings):
 
     def sources(self, dataset: str) -> list[str]:
         """Files that a data set is made from."""
-        data = self.data[dataset]
-        if isinstance(data, GeneratedData):
+        problems = self.data[dataset].problems
+        if isinstance(problems, GeneratedProblems):
             return []
-        return sorted({path.split("[")[0] for path in (data.train, data.validation, data.test)})
+        found = set[str]()
+        for rows in problems.splits.values():
+            if (name := self._downloaded(rows.folder)) is not None:
+                found.add(f"{_DOWNLOADS}/{name}/download.json")
+            elif isinstance(rows, JsonlRows):
+                found.add(os.path.join(rows.folder, rows.file))
+            else:
+                found |= {str(path) for path in Path(rows.folder).rglob("*") if path.is_file()}
+        return sorted(found)
+
+    def checkpoint_sources(self, model: str) -> list[str]:
+        """Files that a base model is copied from, if it is given as a checkpoint."""
+        base = self.base[model]
+        if not isinstance(base, Checkpoint):
+            return []
+        if (name := self._downloaded(base.path)) is not None:
+            return [f"{_DOWNLOADS}/{name}/download.json"]
+        return sorted(str(path) for path in Path(base.path).glob("*") if path.is_file())
+
+    def _downloaded(self, folder: str) -> str | None:
+        """The name under `download` that a folder is of."""
+        path = Path(folder)
+        return path.name if str(path.parent) == _DOWNLOADS and path.name in self.download else None
 
     # the runs
 
+    def download_run(self, name: str) -> DownloadRun:
+        return DownloadRun(out=f"{_DOWNLOADS}/{name}", name=name, settings=self.download[name])
+
     def data_run(self, dataset: str) -> DataRun:
-        return DataRun(out=f"results/data/{dataset}", dataset=dataset, settings=self.data[dataset])
+        return DataRun(out=f"results/data/{dataset}", dataset=dataset, settings=self.data[dataset].problems)
+
+    def data_report_run(self, dataset: str) -> DataReportRun:
+        return DataReportRun(
+            out=f"results/data/{dataset}",
+            dataset=dataset,
+            data=f"results/data/{dataset}",
+            preflights={model: f"results/preflight/{model}/{dataset}" for model in self.study.models},
+        )
 
     def pretrain_run(self, model: str) -> PretrainRun:
         recipe = self.base[model]
@@ -537,11 +778,27 @@ class Study(Settings):
         path = base.path if isinstance(base, Checkpoint) else f"results/pretrain/{model}"
         return BaseRun(out=f"results/base/{model}", model=model, checkpoint=path)
 
+    def preflight_run(self, model: str, dataset: str) -> PreflightRun:
+        trained = [self.rl[method].sampling.max_new_tokens for method in self.methods("rl")]
+        return PreflightRun(
+            out=f"results/preflight/{model}/{dataset}",
+            model=model,
+            dataset=dataset,
+            base=f"results/base/{model}/checkpoint",
+            data=f"results/data/{dataset}",
+            prompt=self.prompt,
+            new_tokens=max(self.evaluate.max_new_tokens, *trained) if trained else self.evaluate.max_new_tokens,
+        )
+
     def sft_run(self, model: str, dataset: str, method: str, seed: int) -> SFTRun:
         return SFTRun(**self._train_run("sft", model, dataset, method, seed), settings=self.sft[method])
 
     def rl_run(self, model: str, dataset: str, method: str, seed: int) -> RLRun:
-        return RLRun(**self._train_run("rl", model, dataset, method, seed), settings=self.rl[method])
+        return RLRun(
+            **self._train_run("rl", model, dataset, method, seed),
+            judge=self.data[dataset].judge,
+            settings=self.rl[method],
+        )
 
     def evaluate_run(self, model: str, dataset: str, method: str, seed: int) -> EvaluateRun:
         kind = self.kind(method)
@@ -550,6 +807,7 @@ class Study(Settings):
         return EvaluateRun(
             **self._model_run("evaluate", model, dataset, method, seed),
             weights={str(epoch): f"{folder}/weights/epoch{epoch}.safetensors" for epoch in epochs},
+            judge=self.data[dataset].judge,
             settings=self.evaluate,
         )
 
@@ -560,6 +818,7 @@ class Study(Settings):
             evaluated=tuple(f"results/evaluate/{cell}" for cell in self.cells(["vanilla", "sft", "rl"])),
             samples={name: setting.samples for name, setting in self.evaluate.settings.items()},
             order=tuple(self.evaluate.settings),
+            judge={dataset: self.data[dataset].judge for dataset in self.study.datasets},
             settings=self.scores,
         )
 
@@ -594,8 +853,9 @@ class Study(Settings):
             "dataset": dataset,
             "method": method,
             "seed": seed,
-            "base": f"results/base/{model}",
+            "base": f"results/base/{model}/checkpoint",
             "data": f"results/data/{dataset}",
+            "prompt": self.prompt,
             "compute": self.compute,
         }
 
@@ -638,10 +898,41 @@ def load_study(path: str | Path, root: str | Path = ".") -> Study:
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML: {error}") from None
     study = _validated(Study, raw, str(path))
-    return study.model_copy(
+    mistakes: list[str] = []
+
+    def found(folder: str, key: str) -> str:
+        """Where a folder that the file names is, seen from the working directory."""
+        if folder in study.download:
+            return f"{_DOWNLOADS}/{folder}"
+        if not Path(root, folder).is_dir():
+            names = ", ".join(study.download) or "none"
+            mistakes.append(f"{path}: {key}: {folder!r} is neither a name under download ({names}) nor a folder")
+        return os.path.relpath(Path(root, folder))
+
+    base = {
+        name: base.model_copy(update={"path": found(base.path, f"base.{name}.path")})
+        if isinstance(base, Checkpoint)
+        else base
+        for name, base in study.base.items()
+    }
+    data = {
+        name: data.model_copy(update={"problems": _with_folders(data.problems, f"data.{name}.problems", found)})
+        for name, data in study.data.items()
+    }
+    if mistakes:
+        raise ValueError("\n".join(mistakes))
+    return study.model_copy(update={"base": base, "data": data})
+
+
+def _with_folders(
+    problems: GeneratedProblems | RealProblems, key: str, found: Callable[[str, str], str]
+) -> GeneratedProblems | RealProblems:
+    if isinstance(problems, GeneratedProblems):
+        return problems
+    return problems.model_copy(
         update={
-            "base": {name: _from(root, base, "path") for name, base in study.base.items()},
-            "data": {name: _from(root, data, "train", "validation", "test") for name, data in study.data.items()},
+            split: rows.model_copy(update={"folder": found(rows.folder, f"{key}.{split}.folder")})
+            for split, rows in problems.splits.items()
         }
     )
 
@@ -653,14 +944,6 @@ def load_run(path: str | Path, kind: type[RunType]) -> RunType:
         ValueError: it is not the run of such a job.
     """
     return _validated(kind, json.loads(Path(path).read_text(encoding="utf-8")), str(path))
-
-
-def _from(root: str | Path, settings: Any, *keys: str) -> Any:
-    """The same settings, paths relative to `root` made relative to the working directory."""
-    paths = {key: getattr(settings, key, None) for key in keys}
-    return settings.model_copy(
-        update={key: os.path.relpath(Path(root, path)) for key, path in paths.items() if isinstance(path, str)}
-    )
 
 
 Model = TypeVar("Model", bound=Settings)
@@ -680,17 +963,20 @@ def _validated(kind: type[Model], raw: Any, name: str) -> Model:
 
 def _explained(kind: type[Settings], mistake: Any) -> str:
     """One mistake in a line: path, what is wrong, what is allowed."""
-    place, source = list(mistake["loc"]), ""
-    if place[:1] in (["data"], ["base"]) and len(place) > 2:
-        source = place.pop(2)  # which source was chosen: in pydantic's path, but not in the file's
-    path = ".".join(map(str, place))
+    place, found = _walk(kind, mistake["loc"])
+    path = ".".join(place)
     if mistake["type"] == "extra_forbidden":
-        allowed = _keys(kind, place[:-1], source)
-        close = difflib.get_close_matches(str(place[-1]), allowed, n=1)
+        _, section = _walk(kind, mistake["loc"][:-1])
+        allowed = list(section.model_fields)
+        close = difflib.get_close_matches(place[-1], allowed, n=1)
         return f"{path}: unknown key{f', did you mean {close[0]!r}?' if close else ''} (allowed: {', '.join(allowed)})"
     message = mistake["msg"].removeprefix("Value error, ").replace("Input should", "should")
     if mistake["type"] == "too_short":
         message = f"should have at least {mistake['ctx']['min_length']} item"
+    if mistake["type"].startswith("union_tag"):
+        context = mistake["ctx"]
+        said = "missing" if "tag" not in context else f"{context['tag']!r} is not known"
+        return f"{path}.{context['discriminator'].strip(chr(39))}: {said} (allowed: {', '.join(tag for part in _parts(found) for tag in _tags(part))})"
     if mistake["type"] == "missing":
         return f"{path}: missing"
     if mistake["type"] == "value_error":
@@ -698,26 +984,32 @@ def _explained(kind: type[Settings], mistake: Any) -> str:
     return f"{path}: {message}, not {mistake['input']!r}"
 
 
-def _keys(kind: Any, place: list[Any], source: str) -> list[str]:
-    """The keys that are allowed at a place of a settings tree; where sources differ in theirs, those of `source`."""
-    found: list[Any] = [kind]
-    for key in place:
-        # A section is a settings class or a dict of them by name.
-        annotations = [get_args(k)[1] if get_origin(k) is dict else _annotation(k, key) for k in found]
-        found = [part for annotation in annotations for part in _parts(annotation)]
-    sections = [k for k in found if get_origin(k) is not dict]
-    chosen = [k for k in sections if len(sections) == 1 or source in get_args(_annotation(k, "source"))]
-    return [key for k in chosen for key in k.model_fields]
+def _walk(kind: Any, location: tuple[int | str, ...]) -> tuple[list[str], Any]:
+    """A path as the file has it, and the type at its end.
 
-
-def _annotation(kind: type[Settings], key: Any) -> Any:
-    field = kind.model_fields.get(key)
-    return field.annotation if field else None
+    Where a section is of one of several classes, pydantic's location also says which, by the value of the key that
+    tells them apart.
+    """
+    path: list[str] = []
+    for key in location:
+        if chosen := [part for part in _parts(kind) if key in _tags(part)]:
+            kind = chosen[0]
+            continue
+        path.append(str(key))
+        if get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+        else:
+            kind = kind.model_fields[key].annotation if key in getattr(kind, "model_fields", {}) else None
+    return path, kind
 
 
 def _parts(annotation: Any) -> list[Any]:
+    """The classes that a section may be of, where there are several."""
     if get_origin(annotation) is Annotated:
         return _parts(get_args(annotation)[0])
-    if isinstance(annotation, UnionType):
-        return list(get_args(annotation))
-    return [] if annotation is None else [annotation]
+    return list(get_args(annotation)) if isinstance(annotation, UnionType) else []
+
+
+def _tags(kind: Any) -> tuple[str, ...]:
+    fields = getattr(kind, "model_fields", {})
+    return tuple(tag for key in ("source", "reader") if key in fields for tag in get_args(fields[key].annotation))
