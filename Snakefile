@@ -9,6 +9,7 @@ min_version("9.20")
 sys.path.insert(0, workflow.basedir)
 
 from stages.config import load_study
+from workflow.plan import plan
 from workflow.sources import code_digest
 
 # One file is the whole study; it is not merged with another. `--configfile FILE` takes FILE instead.
@@ -23,9 +24,16 @@ except (ValueError, OSError) as mistakes:
     sys.exit(f"The study cannot run:\n{mistakes}")
 
 grid = study.study
+if workflow.is_main_process:
+    print(plan(study), file=sys.stderr)
+
+
+# What was downloaded is all that may be used; ASKED_OFFLINE is what the download rule itself heeds.
+shell.prefix("export ASKED_OFFLINE=${{HF_HUB_OFFLINE:-0}} HF_HUB_OFFLINE=1; ")
 
 
 wildcard_constraints:
+    name="|".join(study.download) or "none",
     model="|".join(study.base),
     dataset="|".join(study.data),
     method="|".join(["vanilla", *study.sft, *study.rl]),
@@ -44,3 +52,4 @@ rule all:
     default_target: True
     input:
         "results/report/index.html",
+        expand("results/data/{dataset}/report.json", dataset=grid.datasets),

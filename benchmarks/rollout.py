@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from stages.config import Compute, GeneratedData, Sampling
+from stages.config import Compute, GeneratedProblems, PromptSettings, Sampling
 from stages.data.prepare import prepare
 from stages.data.problem import Problem, read_problems
 from stages.model.vlm import VLM, load
@@ -47,10 +47,14 @@ def generate(vlm: VLM, problems: list[Problem], seed: int) -> int:
 
 def main() -> None:
     torch.set_num_threads(1)
-    vlm = load(Path("models/qwen2_5_vl_tiny"), Compute(device="cpu", dtype="float32", threads=1))
+    vlm = load(
+        Path("models/qwen2_5_vl_tiny"),
+        Compute(device="cpu", dtype="float32", threads=1),
+        PromptSettings(instruction="", min_pixels=256, max_pixels=4096),
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data = GeneratedData(source="generated", mode="vision", seed=0, train=32, validation=1, test=1, epochs=1)
+        data = GeneratedProblems(source="generated", mode="vision", seed=0, train=32, validation=1, test=1)
         prepare(data, folder)
         problems = read_problems(folder / "train.jsonl")
         rates: dict[str, list[float]] = {"collector": [], "generate": []}

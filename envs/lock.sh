@@ -2,6 +2,7 @@
 # Write envs/cpu.lock and envs/study.yaml from a fresh environment: PYTHON=python3.11 bash envs/lock.sh
 # Do so after every change of the dependencies in pyproject.toml, with the oldest Python that they allow.
 set -euo pipefail
+unset PYTHONPATH  # what is importable from there is not installed
 cd "$(dirname "$0")/.."
 
 fresh=$(mktemp -d)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stages.files import sha256
 
-PACKAGES = ("glassbox", "torch", "transformers", "tokenizers", "numpy", "pillow")
+PACKAGES = ("glassbox", "torch", "transformers", "tokenizers", "datasets", "math-verify", "numpy", "pandas", "pillow")
 
 
 def write_provenance(folder: Path, inputs: list[Path]) -> None:

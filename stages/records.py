@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
+Outcome = Literal["correct", "incorrect", "no answer", "timed out"]
+
 
 @dataclass(frozen=True)
 class ResponseRow:
@@ -28,9 +30,9 @@ class ResponseRow:
         answer: the problem's answer.
         length: tokens, the end token included.
         finished: ended by itself, not cut off.
-        correct: what the judge said.
-        rewards: by name, before they are weighted; empty in evaluation.
-        judge: version of the judge.
+        rewards: of training, by name, before they are weighted.
+        verdict: of training, what the judge said when it was rewarded; evaluation is judged apart (`VerdictRow`).
+        judge: version of that judge.
     """
 
     run: str
@@ -45,8 +47,27 @@ class ResponseRow:
     answer: str
     length: int
     finished: bool
-    correct: bool
     rewards: dict[str, float]
+    verdict: Outcome | None
+    judge: str | None
+
+
+@dataclass(frozen=True)
+class VerdictRow:
+    """What the judge says of one response of an evaluation; in the order of its responses.
+
+    Attributes:
+        problem, sample: of the response.
+        found: the answer that was found in it; None without one.
+        wanted: what it was compared with.
+        judge: version of the judge.
+    """
+
+    problem: str
+    sample: int
+    verdict: Outcome
+    found: str | None
+    wanted: str
     judge: str
 
 
@@ -78,7 +99,7 @@ class UpdateRow:
     lr: float
 
 
-Row = ResponseRow | UpdateRow
+Row = ResponseRow | VerdictRow | UpdateRow
 
 
 def append(path: Path, rows: Iterable[Row]) -> None:

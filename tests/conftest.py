@@ -9,6 +9,9 @@ import hypothesis
 import pytest
 import yaml
 
+from stages.config import JudgeRules, PromptSettings
+from stages.evaluation.answers import Verdict, is_correct
+
 # The same examples every time, and no failure because a machine is busy.
 hypothesis.settings.register_profile("glassbox", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("glassbox")
@@ -21,6 +24,16 @@ ADAMW = {
     "weight_decay": 0.0,
     "clip_grad_norm": 1.0,
 }
+# As the laptop study has them.
+RULES = JudgeRules(where="box", form="number", relative_tolerance=1e-4, decimals=None, percent="unit")
+PROMPT = PromptSettings(instruction="", min_pixels=256, max_pixels=4096)
+
+
+def judged(responses: list[str], answers: list[str]) -> list[Verdict]:
+    return [is_correct(response, answer, RULES) for response, answer in zip(responses, answers, strict=True)]
+
+
+JUDGE = RULES.model_dump()
 STUDY: dict[str, Any] = {
     "study": {
         "name": "example",
@@ -28,26 +41,47 @@ STUDY: dict[str, Any] = {
         "datasets": ["text", "mine"],
         "methods": ["vanilla", "sft", "grpo", "rpp"],
         "seeds": [1, 2],
+        "skip": ["mine/sft"],
         "evaluate_every": 2,
+        "keep_weights": True,
+    },
+    "download": {
+        "repository": {
+            "kind": "dataset",
+            "repo": "somebody/problems",
+            "revision": "0123456789abcdef0123456789abcdef01234567",
+            "files": ["data/*.parquet"],
+            "gigabytes": 0.1,
+        },
     },
     "data": {
         "text": {
-            "source": "generated",
-            "mode": "text",
-            "seed": 3,
-            "train": 16,
-            "validation": 4,
-            "test": 4,
             "epochs": 3,
+            "judge": JUDGE,
+            "problems": {
+                "source": "generated",
+                "mode": "text",
+                "seed": 3,
+                "train": 16,
+                "validation": 4,
+                "test": 4,
+            },
         },
         "mine": {
-            "source": "jsonl",
-            "train": "mine/train.jsonl",
-            "validation": "mine/validation.jsonl",
-            "test": "mine/test.jsonl[10:20]",
             "epochs": 4,
+            "judge": {**JUDGE, "form": "expression", "decimals": 2},
+            "problems": {
+                "source": "real",
+                "shuffle": 0,
+                "answers": "numeric",
+                "allow_leaks": [],
+                "train": {"reader": "geometry3k", "folder": "repository", "split": "train", "take": [0, 8]},
+                "validation": {"reader": "jsonl", "folder": "mine", "file": "validation.jsonl", "take": None},
+                "test": {"reader": "mm_math", "folder": "mine", "take": [10, 20]},
+            },
         },
     },
+    "prompt": {"instruction": "Think.", "min_pixels": 256, "max_pixels": 4096},
     "base": {
         "tiny": {
             "source": "recipe",
@@ -110,8 +144,12 @@ def raw_study() -> dict[str, Any]:
 
 
 @pytest.fixture
-def write_study(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
-    """Write a study to a file."""
+def write_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], Path]:
+    """Write a study to a file, in a working directory that has the folders it names."""
+    monkeypatch.chdir(tmp_path)
+
+    for folder in ("mine", "models/given"):
+        (tmp_path / folder).mkdir(parents=True)
 
     def write(raw: dict[str, Any]) -> Path:
         path = tmp_path / "study.yaml"

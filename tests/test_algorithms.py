@@ -17,6 +17,7 @@ from stages.rl.algorithms import (
     token_weights,
 )
 from stages.rl.rewards import accuracy, language
+from tests.conftest import judged
 
 ADAMW = Optimizer(
     learning_rate=1e-3, warmup_ratio=0.0, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0, clip_grad_norm=1.0
@@ -168,6 +169,7 @@ def test_advantage_norm_only_divides() -> None:
 
 
 def test_rewards_are_the_papers() -> None:
-    assert accuracy("so \\boxed{12}", "12") == 1 and accuracy("12", "12") == 0
-    assert language("all English", "1") == 0 and language("", "1") == 0
-    assert language("ab中文", "1") == pytest.approx(-0.05)
+    right, wrong = judged(["so \\boxed{12}", "12"], ["12", "12"])
+    assert accuracy("so \\boxed{12}", right) == 1 and accuracy("12", wrong) == 0
+    assert language("all English", wrong) == 0 and language("", wrong) == 0
+    assert language("ab中文", right) == pytest.approx(-0.05)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stages import config
-from stages.config import EvaluateRun, RLRun, Settings, SFTRun, Study, load_run, load_study
+from stages.config import EvaluateRun, RealProblems, RLRun, Settings, SFTRun, Study, load_run, load_study
 from stages.rl.rewards import REWARDS
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +56,7 @@ MISTAKES = {
         "evaluation",
         {},
         "evaluation: unknown key, did you mean 'evaluate'? "
-        "(allowed: study, data, base, sft, rl, evaluate, scores, compute, resources)",
+        "(allowed: study, download, data, prompt, base, sft, rl, evaluate, scores, compute, resources)",
     ),
     "text for a number": (
         "rl.rpp.batch_size",
@@ -74,9 +74,9 @@ MISTAKES = {
         "scores.whole_words: should be a valid boolean, not 1",
     ),
     "a negative count": (
-        "data.text.train",
+        "data.text.problems.train",
         -1,
-        "data.text.train: should be greater than or equal to 1, not -1",
+        "data.text.problems.train: should be greater than or equal to 1, not -1",
     ),
     "a probability over 1": (
         "base.tiny.noise.slip",
@@ -151,12 +151,59 @@ MISTAKES = {
     "an SFT batch larger than the data": (
         "sft.sft.batch_size",
         32,
-        "sft.sft.batch_size: 32 problems, but data.text.train has 16",
+        "sft.sft.batch_size: 32 problems, but data.text.problems.train has 16",
     ),
     "a batch larger than the data": (
         "rl.rpp.batch_size",
         32,
-        "rl.rpp.batch_size: 32 problems, but data.text.train has 16",
+        "rl.rpp.batch_size: 32 problems, but data.text.problems.train has 16",
+    ),
+    "an SFT batch larger than what is taken": (
+        "data.mine.problems.train.take",
+        [0, 3],
+        "rl.grpo.batch_size: 4 problems, but data.mine.problems.train has 3",
+    ),
+    "nothing taken": (
+        "data.mine.problems.test.take",
+        [5, 5],
+        "data.mine.problems.test: take: [5, 5] is empty; from the first row, to after the last",
+    ),
+    "an unknown reader": (
+        "data.mine.problems.test",
+        {"reader": "geometry3", "folder": "mine"},
+        "data.mine.problems.test.reader: 'geometry3' is not known "
+        "(allowed: geometry3k, mm_math, mathverse, maye, intergps, jsonl)",
+    ),
+    "no reader": (
+        "data.mine.problems.test",
+        {"folder": "mine"},
+        "data.mine.problems.test.reader: missing (allowed: geometry3k, mm_math, mathverse, maye, intergps, jsonl)",
+    ),
+    "a misspelt key of a reader": (
+        "data.mine.problems.train.spilt",
+        "test",
+        "data.mine.problems.train.spilt: unknown key, did you mean 'split'? (allowed: folder, take, reader, split)",
+    ),
+    "a folder that is not there": (
+        "data.mine.problems.test.folder",
+        "repositori",
+        "data.mine.problems.test.folder: 'repositori' is neither a name under download (repository) nor a folder",
+    ),
+    "a checkpoint that is not there": (
+        "base.given.path",
+        "models/gone",
+        "base.given.path: 'models/gone' is neither a name under download (repository) nor a folder",
+    ),
+    "pixels the wrong way round": (
+        "prompt.min_pixels",
+        5000,
+        "prompt: min_pixels=5000 must not be above max_pixels=4096",
+    ),
+    "something skipped that is not there": (
+        "study.skip",
+        ["text/dpo"],
+        "study.skip: 'text/dpo' is no dataset/method of the grid (there are: text/vanilla, text/sft, text/grpo, "
+        "text/rpp, mine/vanilla, mine/sft, mine/grpo, mine/rpp)",
     ),
 }
 
@@ -170,10 +217,11 @@ def test_mistake_is_named_with_its_place(
 
 @pytest.mark.parametrize("name", ["generated", "jsonl"])
 def test_a_data_set_may_be_called_like_its_source(raw_study: RawStudy, write_study: Write, name: str) -> None:
-    raw_study["data"][name] = raw_study["data"]["text"] | {"trian": 1}
+    text = raw_study["data"]["text"]
+    raw_study["data"][name] = text | {"problems": text["problems"] | {"trian": 1}}
     assert mistake(write_study(raw_study)) == (
-        f"data.{name}.trian: unknown key, did you mean 'train'? "
-        "(allowed: source, mode, seed, train, validation, test, epochs)"
+        f"data.{name}.problems.trian: unknown key, did you mean 'train'? "
+        "(allowed: source, mode, seed, train, validation, test)"
     )
 
 
@@ -183,10 +231,10 @@ def test_missing_key_is_named(raw_study: RawStudy, write_study: Write) -> None:
 
 
 def test_a_choice_by_source_names_the_sources(raw_study: RawStudy, write_study: Write) -> None:
-    raw_study["data"]["text"]["source"] = "hub"
-    found = mistake(write_study(raw_study))
-    assert found.startswith("data.text: ")
-    assert "'generated', 'jsonl'" in found
+    raw_study["data"]["text"]["problems"]["source"] = "hub"
+    assert mistake(write_study(raw_study)) == (
+        "data.text.problems.source: 'hub' is not known (allowed: generated, real)"
+    )
 
 
 def test_all_mistakes_are_named_at_once(raw_study: RawStudy, write_study: Write) -> None:
@@ -250,14 +298,50 @@ def test_scientific_notation_is_a_number(raw_study: RawStudy, write_study: Write
 def test_paths_are_found_from_another_working_directory(
     raw_study: RawStudy, write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    raw_study["data"]["mine"]["train"] = "/data/train.jsonl"
+    raw_study["data"]["mine"]["problems"]["validation"]["folder"] = str(tmp_path)
+    path = write_study(raw_study)
     (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "elsewhere" / "deep")
-    study = load_study(write_study(raw_study), root=tmp_path / "repository")
-    assert study.base_run("given").checkpoint == "../../repository/models/given"
-    mine = study.data_run("mine").settings
-    assert mine.test == "../../repository/mine/test.jsonl[10:20]"
-    assert Path(mine.train).resolve() == Path("/data/train.jsonl").resolve()
+    study = load_study(path, root=tmp_path)
+    assert study.base_run("given").checkpoint == "../../models/given"
+    problems = study.data["mine"].problems
+    assert isinstance(problems, RealProblems)
+    assert problems.test.folder == "../../mine"
+    assert problems.validation.folder == "../.."
+    assert problems.train.folder == "results/download/repository"
+
+
+def test_a_job_waits_for_the_files_it_reads(raw_study: RawStudy, write_study: Write, tmp_path: Path) -> None:
+    raw_study["base"]["given"]["path"] = "repository"
+    path = write_study(raw_study)
+    for name in ("validation.jsonl", "pictures.zip"):
+        (tmp_path / "mine" / name).write_text("")
+    study = load_study(path)
+    assert study.sources("text") == []
+    # Of a repository its manifest; of a folder all files, because its reader may use any.
+    assert study.sources("mine") == [
+        "mine/pictures.zip",
+        "mine/validation.jsonl",
+        "results/download/repository/download.json",
+    ]
+    assert study.checkpoint_sources("given") == ["results/download/repository/download.json"]
+    assert study.checkpoint_sources("tiny") == []
+
+
+def test_the_papers_study_has_the_papers_sizes() -> None:
+    """Sec. 5.1, Table 1, Appendix A: 150 and 100 generation steps of 896 responses, 32 updates each."""
+    study = load_study(ROOT / "config/paper.yaml", ROOT)
+    rl = study.rl["reinforce_plus_plus"]
+    sizes = {d: tuple(study.rows(d, split) for split in ("train", "validation", "test")) for d in study.data}
+    assert sizes == {"mm_math5k": (5000, 100, 100), "geometry3k": (2101, 300, 601)}
+    steps = {d: study.data[d].epochs * (sizes[d][0] // rl.batch_size) for d in sizes}
+    assert steps == {"mm_math5k": 150, "geometry3k": 100}
+    assert (rl.responses, rl.updates, rl.sampling.max_new_tokens) == (7 * 128, 32, 2048)
+    assert (rl.optimizer.learning_rate, study.sft["sft"].optimizer.learning_rate) == (5e-6, 1e-5)
+    assert len(study.cells(["rl"])) == 12 and len(study.cells(["sft"])) == 6  # SFT on mm_math5k alone
+    assert all(study.save_epochs(d)[0] == 1 for d in study.data)
+    moving = [name for name, download in study.download.items() if not download.is_pinned]
+    assert moving == ["mm_math"]
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("config/*.yaml")), ids=lambda path: path.name)
@@ -267,7 +351,8 @@ def test_every_study_of_the_repository_loads(path: Path) -> None:
 
 def test_the_grid_is_the_product_of_its_parts(raw_study: RawStudy, write_study: Write) -> None:
     study = load_study(write_study(raw_study))
-    assert len(study.cells(["vanilla", "sft", "rl"])) == 2 * 2 * 4 * 2
+    assert len(study.cells(["vanilla", "sft", "rl"])) == 2 * 2 * 4 * 2 - 2 * 2  # mine/sft is skipped
+    assert not [cell for cell in study.cells(["sft"]) if "/mine/" in cell]
     assert len(study.cells(["rl"])) == 2 * 2 * 2 * 2
     assert "tiny/mine/grpo/seed2" in study.cells(["rl"])
 
@@ -292,7 +377,11 @@ CELL = ("tiny", "text")
 def runs(study: Study) -> dict[str, str]:
     """What each job's run.json holds."""
     jobs = {
+        "download": study.download_run("repository"),
         "data": study.data_run("text"),
+        "mine": study.data_run("mine"),
+        "data report": study.data_report_run("text"),
+        "preflight": study.preflight_run(*CELL),
         "pretrain": study.pretrain_run("tiny"),
         "base": study.base_run("tiny"),
         "sft": study.sft_run(*CELL, "sft", 1),
@@ -300,6 +389,7 @@ def runs(study: Study) -> dict[str, str]:
         "rl rpp": study.rl_run(*CELL, "rpp", 1),
         "evaluate vanilla": study.evaluate_run(*CELL, "vanilla", 1),
         "evaluate grpo": study.evaluate_run(*CELL, "grpo", 1),
+        "judge": study.judge_run(*CELL, "grpo", 1),
         "scores": study.scores_run(),
         "tables": study.tables_run(),
         "figures": study.figures_run(),
@@ -314,9 +404,14 @@ def runs(study: Study) -> dict[str, str]:
         ("rl.grpo.epsilon", 0.3, {"rl grpo"}),
         ("rl.rpp.optimizer.learning_rate", 0.5, {"rl rpp"}),
         ("sft.sft.batch_size", 4, {"sft"}),
-        ("data.text.seed", 4, {"data"}),
+        ("data.text.problems.seed", 4, {"data"}),
+        ("data.text.epochs", 5, {"sft", "rl grpo", "rl rpp", "evaluate grpo"}),
+        ("data.text.judge.percent", "hundredth", {"rl grpo", "rl rpp", "judge"}),
+        ("data.mine.problems.train.split", "test", {"mine"}),
+        ("prompt.max_pixels", 9999, {"preflight", "sft", "rl grpo", "rl rpp", "evaluate vanilla", "evaluate grpo"}),
+        ("download.repository.revision", "main", {"download"}),
         ("base.tiny.noise.slip", 0.3, {"pretrain"}),
-        ("evaluate.max_new_tokens", 16, {"evaluate vanilla", "evaluate grpo"}),
+        ("evaluate.max_new_tokens", 64, {"preflight", "evaluate vanilla", "evaluate grpo"}),
         ("scores.reflection_words", ["hm"], {"scores"}),
         ("study.name", "another", {"report"}),
         ("study.seeds", [1, 2, 3], {"scores", "report"}),
@@ -381,7 +476,7 @@ def read_names() -> set[str]:
 
 
 # Read by pydantic to choose the class, and by name: getattr(settings, split), getattr(rewards, name).
-READ_OTHERWISE = {"source", "train", "validation", "test", *REWARDS}
+READ_OTHERWISE = {"source", "reader", "train", "validation", "test", *REWARDS}
 
 
 def test_every_setting_is_read() -> None:

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from stages.config import GeneratedData, JsonlData, Noise
+from stages.config import GeneratedProblems, JsonlRows, Noise, RealProblems
 from stages.data.geometry.drawing import UNITS
 from stages.data.geometry.kinds import KINDS, PRACTISED, UNPRACTISED
 from stages.data.geometry.problems import Given, Mode, Split, draw_corpus, draw_given, figure, question
 from stages.data.geometry.solutions import REFLECTIONS, golden_solution, imperfect_solution
-from stages.data.prepare import prepare, read_source
+from stages.data.prepare import prepare, take
 from stages.data.problem import on_white, read_problems
-from stages.evaluation.judge import boxed
+from stages.evaluation.answer_text import boxed
 from stages.files import whole_folder
 
 SPLITS: tuple[Split, ...] = ("corpus", "train", "validation", "test")
@@ -43,12 +43,12 @@ ANSWERS: dict[str, Callable[..., int]] = {
 }
 
 
-def generated(**changes: Any) -> GeneratedData:
-    values = {"mode": "text", "seed": 5, "train": 26, "validation": 13, "test": 13, "epochs": 1}
-    return GeneratedData(source="generated", **(values | changes))
+def generated(**changes: Any) -> GeneratedProblems:
+    values = {"mode": "text", "seed": 5, "train": 26, "validation": 13, "test": 13}
+    return GeneratedProblems(source="generated", **(values | changes))
 
 
-def prepared(settings: GeneratedData | JsonlData, folder: Path) -> Path:
+def prepared(settings: GeneratedProblems | RealProblems, folder: Path) -> Path:
     folder.mkdir()
     prepare(settings, folder)
     return folder
@@ -71,7 +71,7 @@ def test_equal_settings_give_equal_bytes(tmp_path: Path) -> None:
     first = contents(prepared(generated(), tmp_path / "first"))
     assert contents(prepared(generated(), tmp_path / "second")) == first
     assert contents(prepared(generated(seed=6), tmp_path / "third")) != first
-    assert len(first) == 3 + 26 + 13 + 13
+    assert len(first) == 3 + 26 + 13 + 13 + len(["rows.json"])
 
 
 def test_a_prepared_data_set_reads_back(tmp_path: Path) -> None:
@@ -81,6 +81,14 @@ def test_a_prepared_data_set_reads_back(tmp_path: Path) -> None:
     for problem in problems["train"]:
         assert problem.picture().size == (256, 256)
         assert boxed(problem.solution) == problem.answer
+    account = json.loads((folder / "rows.json").read_text())
+    assert account == {
+        "splits": {
+            split: {"read": n, "kept": n, "taken": n, "dropped": []}
+            for split, n in (("train", 26), ("validation", 13), ("test", 13))
+        },
+        "duplicates": [],
+    }
 
 
 def test_no_problem_is_in_two_splits() -> None:
@@ -288,13 +296,23 @@ def source(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def three_splits(source: Callable[..., Path], **changes: str) -> JsonlData:
-    """A right data set of one row a split."""
+def rows_of(path: Path, take: tuple[int, int] | None = None) -> JsonlRows:
+    return JsonlRows(reader="jsonl", folder=str(path.parent), file=path.name, take=take)
+
+
+def real(**splits: JsonlRows) -> RealProblems:
+    return RealProblems(source="real", shuffle=None, answers="numeric", allow_leaks=(), **splits)
+
+
+def three_splits(source: Callable[..., Path], **changes: Path) -> RealProblems:
+    """A right data set of one row a split, each with a question of its own."""
     files = {
-        split: str(source(ROW | {"id": split, "image": f"{picture}.png"}, name=f"{split}.jsonl"))
+        split: source(
+            ROW | {"id": split, "question": f"Find the {split} x.", "image": f"{picture}.png"}, name=f"{split}.jsonl"
+        )
         for split, picture in zip(("train", "validation", "test"), "abc", strict=True)
     }
-    return JsonlData(source="jsonl", epochs=1, **(files | changes))
+    return real(**{split: rows_of(path) for split, path in (files | changes).items()})
 
 
 def test_rows_are_read_as_text(source: Callable[..., Path], tmp_path: Path) -> None:
@@ -378,7 +396,7 @@ def test_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
 
 def test_all_mistakes_are_reported_and_nothing_is_written(source: Callable[..., Path], tmp_path: Path) -> None:
     train = source(ROW | {"id": 1, "image": "d.png"}, ROW | {"id": 2}, "{", name="bad.jsonl")
-    settings = three_splits(source, train=str(train), test=str(tmp_path / "none.jsonl"))
+    settings = three_splits(source, train=train, test=tmp_path / "none.jsonl")
     before = contents(tmp_path)
     with pytest.raises(ValueError) as error, whole_folder(tmp_path / "out") as folder:
         prepare(settings, folder)
@@ -387,32 +405,62 @@ def test_all_mistakes_are_reported_and_nothing_is_written(source: Callable[..., 
     assert contents(tmp_path) == before
 
 
-def test_a_problem_in_two_splits_is_an_error(source: Callable[..., Path], tmp_path: Path) -> None:
-    test = source(ROW | {"id": "other", "image": "a.png"}, ROW | {"id": "train", "image": "c.png"}, name="twice.jsonl")
-    settings = three_splits(source, test=str(test))
-    (tmp_path / "out").mkdir()
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        ({"id": "other", "question": "Find  the train x.", "image": "a.png"}, ["train: train", "test: other"]),
+        ({"id": "train", "question": "Find y.", "image": "c.png"}, ["'train'", "in train", "in test"]),
+    ],
+    ids=["the same question and picture", "the same id"],
+)
+def test_a_problem_in_two_splits_is_an_error(
+    source: Callable[..., Path], tmp_path: Path, row: dict[str, Any], named: list[str]
+) -> None:
+    settings = three_splits(source, test=source(ROW | row, name="twice.jsonl"))
     with pytest.raises(ValueError) as error:
-        prepare(settings, tmp_path / "out")
-    assert str(error.value).splitlines() == [
-        "test: other has the same question and picture as train: train",
-        "test: train has the same id as train: train",
+        prepared(settings, tmp_path / "out")
+    assert all(name in str(error.value).splitlines()[0] for name in named)
+
+
+def test_a_problem_in_two_splits_may_be_allowed(source: Callable[..., Path], tmp_path: Path) -> None:
+    row = ROW | {"id": "other", "question": "Find the train x.", "image": "a.png"}
+    settings = three_splits(source, test=source(row, name="twice.jsonl")).model_copy(update={"allow_leaks": ("other",)})
+    folder = prepared(settings, tmp_path / "out")
+    assert json.loads((folder / "rows.json").read_text())["duplicates"] == [
+        {
+            "kind": "exact",
+            "split": "train",
+            "id": "train",
+            "other_split": "test",
+            "other_id": "other",
+            "allowed": True,
+        }
     ]
 
 
+def taken(path: Path, first_and_last: tuple[int, int] | None, folder: Path) -> list[str]:
+    """The ids of the problems that are taken from a file."""
+    (folder / "images").mkdir(parents=True)
+    rows = rows_of(path, first_and_last)
+    return [problem.id for problem in take(rows, real(train=rows, validation=rows, test=rows), folder).problems]
+
+
 @pytest.mark.parametrize(
-    ("cut", "ids"),
-    [("", range(30)), ("[10:20]", range(10, 20)), ("[:3]", range(3)), ("[28:]", range(28, 30)), ("[:]", range(30))],
+    ("cut", "ids"), [(None, range(30)), ((10, 20), range(10, 20)), ((0, 3), range(3)), ((28, 30), range(28, 30))]
 )
-def test_a_slice_of_rows(source: Callable[..., Path], cut: str, ids: range) -> None:
+def test_some_rows_of_a_file(
+    source: Callable[..., Path], cut: tuple[int, int] | None, ids: range, tmp_path: Path
+) -> None:
     path = source(*(ROW | {"id": i} for i in range(30)))
-    assert [int(problem.id) for problem in read_source(f"{path}{cut}")] == list(ids)
+    assert taken(path, cut, tmp_path / "out") == [str(i) for i in ids]
 
 
-def test_a_slice_beyond_the_end_is_an_error(source: Callable[..., Path]) -> None:
-    path = source(ROW | {"id": 1})
+def test_rows_beyond_the_end_are_an_error(source: Callable[..., Path], tmp_path: Path) -> None:
+    path = source(ROW | {"id": 1}, ROW | {"id": 2, "answer": "x"})
     with pytest.raises(ValueError) as error:
-        read_source(f"{path}[1:9]")
-    assert str(error.value) == f"{path}[1:9]: no problems in it; a split needs at least one"
+        taken(path, (0, 9), tmp_path / "out")
+    expected = "rows 0 to 9 are asked for, but of 2 rows 1 are problems (1 x no number: ...)"
+    assert str(error.value) == f"{tmp_path}: {expected}"
 
 
 def transparent(mode: str) -> Image.Image:

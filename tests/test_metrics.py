@@ -8,11 +8,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from stages.config import Scores, ScoresRun
-from stages.evaluation import metrics, score
-from stages.evaluation.judge import VERSION
+from stages.config import Evaluated, JudgeRun, Scores, ScoresRun
+from stages.evaluation import judge, metrics, score
+from stages.evaluation.answers import VERSION
 from stages.evaluation.reflection import words_in
-from stages.records import ResponseRow, UpdateRow, append
+from stages.records import ResponseRow, UpdateRow, VerdictRow, append
+from tests.conftest import RULES
 
 ROW = ResponseRow(
     run="tiny/text/rl/seed1",
@@ -27,22 +28,27 @@ ROW = ResponseRow(
     answer="1",
     length=10,
     finished=True,
-    correct=True,
     rewards={},
-    judge=VERSION,
+    verdict=None,
+    judge=None,
 )
 WAIT = Scores(reflection_words=("wait", "yet"), whole_words=True)
 
 
 def table(*changes: dict[str, Any]) -> pd.DataFrame:
-    """Rows that differ from `ROW` in what is given."""
-    return pd.DataFrame([asdict(replace(ROW, **change)) for change in changes])
+    """Judged rows that differ from `ROW` in what is given; correct where nothing else is said."""
+    rows = [asdict(replace(ROW, **{"verdict": "correct"} | change)) for change in changes]
+    return pd.DataFrame([row | {"correct": row["verdict"] == "correct"} for row in rows])
+
+
+def said(correct: bool) -> str:
+    return "correct" if correct else "incorrect"
 
 
 def training(*responses: tuple[str, bool], **same: Any) -> pd.DataFrame:
     """Training responses of one generation step, each with its text and whether it is correct."""
     step = {"phase": "train", "split": "train", "epoch": 1, "generation_step": 1, "rewards": {"accuracy": 1.0}, **same}
-    return table(*({"text": text, "correct": correct, **step} for text, correct in responses))
+    return table(*({"text": text, "verdict": said(correct), **step} for text, correct in responses))
 
 
 # --- reflection words ------------------------------------------------------------------------------------------------
@@ -82,7 +88,9 @@ def test_a_word_is_not_a_pattern() -> None:
 def test_a_problem_is_solved_if_any_response_is_correct() -> None:
     # a: right and wrong; b: wrong twice; c: right twice; d: wrong, right. Solved 3 of 4, correct 4 of 8.
     marks = {"a": (True, False), "b": (False, False), "c": (True, True), "d": (False, True)}
-    rows = table(*({"problem": p, "sample": i, "correct": c} for p, two in marks.items() for i, c in enumerate(two)))
+    rows = table(
+        *({"problem": p, "sample": i, "verdict": said(c)} for p, two in marks.items() for i, c in enumerate(two))
+    )
     found = metrics.accuracy(rows, {"pass@2": 2}).iloc[0]
     assert (found["problems"], found["samples"]) == (4, 2)
     assert found["accuracy"] == 0.75
@@ -91,10 +99,10 @@ def test_a_problem_is_solved_if_any_response_is_correct() -> None:
 
 def test_splits_epochs_and_settings_are_apart() -> None:
     rows = table(
-        {"correct": True},
-        {"correct": False, "epoch": 2},
-        {"correct": False, "setting": "other"},
-        {"correct": False, "split": "validation"},
+        {"verdict": "correct"},
+        {"verdict": "incorrect", "epoch": 2},
+        {"verdict": "incorrect", "setting": "other"},
+        {"verdict": "incorrect", "split": "validation"},
     )
     found = metrics.accuracy(rows, {"pass@2": 1, "other": 1})
     assert len(found) == 4
@@ -179,32 +187,68 @@ def test_steps_are_apart_and_rewards_are_means() -> None:
 # --- scoring a study -------------------------------------------------------------------------------------------------
 
 
-def test_other_versions_of_the_judge_are_judged_again() -> None:
-    wrong = {"text": "\\boxed{2}", "answer": "1", "correct": True}
-    right = {"text": "\\boxed{1}", "answer": "1", "correct": False}
-    rows = table(*({**row, "judge": judge} for row in (wrong, right) for judge in (VERSION, "of-last-year")))
-    found = metrics.judged(rows)
-    assert found["correct"].tolist() == [True, False, False, True]  # this version's word stands, the other's does not
-    assert set(found["judge"]) == {VERSION}
-    assert rows["correct"].tolist() == [True, True, False, False]
+def evaluation(folder: Path, rows: list[ResponseRow]) -> Evaluated:
+    """An evaluation's responses, judged by the stage."""
+    responses, verdicts = folder / "responses", folder / "verdicts"
+    responses.mkdir(parents=True)
+    append(responses / "responses.jsonl", rows)
+    run = JudgeRun(out=str(verdicts), responses=str(responses), workers=1, settings=RULES)
+    (folder / "run.json").write_text(run.canonical_json())
+    judge.main(str(folder / "run.json"))
+    return Evaluated(responses=str(responses), verdicts=str(verdicts))
+
+
+def test_responses_are_judged_in_their_order(tmp_path: Path) -> None:
+    texts = ["\\boxed{1}", "\\boxed{2}", "1", "so \\boxed{3} is \\boxed{1.0}"]
+    found = evaluation(tmp_path, [replace(ROW, sample=i, text=text) for i, text in enumerate(texts)])
+    rows = metrics.judged(Path(found.responses), Path(found.verdicts))
+    assert rows["verdict"].tolist() == ["correct", "incorrect", "no answer", "correct"]
+    assert rows["correct"].tolist() == [True, False, False, True]
+    assert rows["text"].tolist() == texts
+    assert set(rows["judge"]) == {VERSION}
+    verdicts = [json.loads(line) for line in Path(found.verdicts, "verdicts.jsonl").read_text().splitlines()]
+    assert [(v["found"], v["wanted"]) for v in verdicts] == [("1", "1"), ("2", "1"), (None, "1"), ("1.0", "1")]
+
+
+def test_verdicts_on_other_responses_are_refused(tmp_path: Path) -> None:
+    found = evaluation(tmp_path, [ROW, replace(ROW, sample=1)])
+    append(Path(found.responses, "responses.jsonl"), [replace(ROW, sample=2)])
+    with pytest.raises(ValueError, match=r"verdicts\.jsonl: not on the 3 responses of"):
+        metrics.judged(Path(found.responses), Path(found.verdicts))
+    append(Path(found.verdicts, "verdicts.jsonl"), [VerdictRow("another", 2, "correct", "1", "1", VERSION)])
+    with pytest.raises(ValueError, match=r"verdicts\.jsonl: not on the 3 responses of"):
+        metrics.judged(Path(found.responses), Path(found.verdicts))
+
+
+def test_what_the_judge_could_not_say_is_counted() -> None:
+    rows = table(
+        *({"problem": str(i), "verdict": v} for i, v in enumerate(["correct", "no answer", "timed out", "no answer"]))
+    )
+    found = metrics.accuracy(rows, {"pass@2": 1}).iloc[0]
+    assert (found["accuracy"], found["no_answer"], found["timed_out"]) == (0.25, 0.5, 0.25)
 
 
 @pytest.fixture
 def scored(tmp_path: Path) -> Any:
     """Score a study of two evaluations and one training, settings in another order than they are answered."""
     samples = {"b": 1, "a": 2}
-    folders = []
+    evaluated = []
     for method, epochs in (("vanilla", [0]), ("rl", [10, 2])):
-        folder = tmp_path / method
-        folder.mkdir()
         row = replace(ROW, run=f"tiny/text/{method}/seed1")
         kinds = [(epoch, name, i) for epoch in epochs for name in sorted(samples) for i in range(samples[name])]
-        append(folder / "responses.jsonl", [replace(row, epoch=e, setting=n, sample=i) for e, n, i in kinds])
-        folders.append(str(folder))
+        rows = [replace(row, epoch=e, setting=n, sample=i) for e, n, i in kinds]
+        evaluated.append(evaluation(tmp_path / method, rows))
     trained = tmp_path / "trained"
     trained.mkdir()
     step = replace(
-        ROW, phase="train", split="train", epoch=1, generation_step=1, text="wait", rewards={"accuracy": 1.0}
+        ROW,
+        phase="train",
+        split="train",
+        epoch=1,
+        generation_step=1,
+        text="wait",
+        rewards={"accuracy": 1.0},
+        verdict="correct",
     )
     append(trained / "responses.jsonl", [step])
     append(trained / "updates.jsonl", [UpdateRow(ROW.run, 1, 1, 1, 0.5, 0.4, 0.1, 1.0, 0.0, 0.7, 1.0, 1e-3)])
@@ -213,7 +257,7 @@ def scored(tmp_path: Path) -> Any:
         settings = ScoresRun(
             out=str(tmp_path / "scores"),
             trained=trained,
-            evaluated=tuple(folders),
+            evaluated=tuple(evaluated),
             samples=samples,
             order=tuple(samples),
             settings=WAIT,

@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from stages.config import FiguresRun, ReportRun, TablesRun
+from stages.config import Evaluated, FiguresRun, JudgeRun, ReportRun, TablesRun
 from stages.data.problem import Problem, write_problems
-from stages.evaluation.judge import VERSION
+from stages.evaluation import judge
 from stages.records import ResponseRow, append
 from stages.report import figures, report, tables
+from tests.conftest import RULES
 
 RUN = ["model", "dataset", "method", "seed"]
 KINDS = {"vanilla": "vanilla", "sft": "sft", "rl": "rl", "grpo": "rl"}
@@ -197,6 +198,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.new("RGB", (4, 4), "red").save(image)
         problems.append(Problem(f"Is *{name}* <b>13?", "12", "", name, image))
     write_problems(data / "validation.jsonl", problems)
+    evaluated = []
     for method, epochs in (("vanilla", (0,)), ("rl", (10, 2))):
         for seed in (0, 1):
             folder = tmp_path / "evaluate" / "tiny" / "text" / method / f"seed{seed}"
@@ -209,15 +211,18 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "inputs": {},
             }
             (folder / "provenance.json").write_text(json.dumps(written))
+            verdicts = str(tmp_path / "judge" / "tiny" / "text" / method / f"seed{seed}")
+            judged = JudgeRun(out=verdicts, responses=str(folder), workers=1, settings=RULES)
+            (folder / "judge.json").write_text(judged.canonical_json())
+            judge.main(str(folder / "judge.json"))
+            evaluated.append(Evaluated(responses=str(folder), verdicts=verdicts))
     run = ReportRun(
         out=str(tmp_path / "report"),
         study="example",
         scores=str(scores),
         tables=str(tmp_path / "tables"),
         figures=str(tmp_path / "figures"),
-        responses=tuple(
-            str(tmp_path / "evaluate" / "tiny" / "text" / m / f"seed{s}") for m in ("vanilla", "rl") for s in (0, 1)
-        ),
+        evaluated=tuple(evaluated),
         setting="pass@1",
         data={"text": str(data)},
     )
@@ -256,9 +261,9 @@ def responses(method: str, seed: int, epochs: tuple[int, ...]) -> list[ResponseR
             answer="12",
             length=9,
             finished=True,
-            correct=False,
             rewards={},
-            judge=VERSION if method == "vanilla" else "of-last-year",
+            verdict=None,
+            judge=None,
         )
         for epoch in epochs
         for setting in ("pass@8", "pass@1")
@@ -280,7 +285,7 @@ def test_the_first_two_problems_are_printed_with_the_first_response(text: str) -
     assert re.findall(r"### text: problem (.*)", text) == [r"p\_2", r"p\_1"]  # the file's order, not the names'
     assert "another response" not in text
     assert text.count("**Vanilla**, tiny, epoch 0: ✗ wrong") == 2
-    assert text.count("**RL**, tiny, epoch 10: ✓ right") == 2  # judged again: the row says wrong
+    assert text.count("**RL**, tiny, epoch 10: ✓ right") == 2
     assert re.search(r"!\[.*\]\(\.\./data/images/p_2\.png\)", text)
 
 

@@ -17,6 +17,7 @@ from stages.model.vlm import VLM, load
 from stages.rl.data_flow import Queries, make_queries
 from stages.rl.response_collection import NativeCollector, Responses, choose
 from stages.rl.trajectory_generation import sequences_of
+from tests.conftest import PROMPT
 
 MODELS = Path(__file__).parent.parent / "models"
 COMPUTE = Compute(device="cpu", dtype="float32", threads=1)
@@ -26,7 +27,7 @@ GREEDY = Sampling(temperature=0.01, top_p=0.001, max_new_tokens=20)
 
 @pytest.fixture(scope="module", params=["qwen2_5_vl_tiny", "qwen2_vl_tiny"])
 def vlm(request: pytest.FixtureRequest) -> VLM:
-    return load(MODELS / request.param, COMPUTE)
+    return load(MODELS / request.param, COMPUTE, PROMPT)
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from stages.config import RL, SFT, Compute, GeneratedData, RLRun, Sampling, SFTRun
+from stages.config import RL, SFT, BaseRun, Compute, GeneratedProblems, RLRun, Sampling, SFTRun
 from stages.data.prepare import prepare
 from stages.data.problem import Problem, read_problems
-from stages.evaluation.judge import boxed
+from stages.evaluation.answer_text import boxed
 from stages.files import sha256
+from stages.model import base
 from stages.model.logprobs import response_logprobs
 from stages.model.vlm import VLM, frozen_copy, load
 from stages.records import read
@@ -25,6 +26,7 @@ from stages.rl.trajectory_generation import Trajectory, make_trajectory
 from stages.sft import train as sft
 from stages.training.optimizer import Optimization
 from stages.training.schedule import batches
+from tests.conftest import PROMPT, RULES, judged
 from tests.test_algorithms import ADAMW, METHOD
 
 MODELS = Path(__file__).parent.parent / "models"
@@ -38,21 +40,24 @@ METHODS = {
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    settings = GeneratedData(source="generated", mode="text", seed=0, train=16, validation=4, test=4, epochs=1)
+    settings = GeneratedProblems(source="generated", mode="text", seed=0, train=16, validation=4, test=4)
     prepare(settings, folder)
+    base_run = BaseRun(out=str(folder / "base"), model="tiny", checkpoint=str(MODELS / "qwen2_5_vl_tiny"))
+    (folder / "base.run.json").write_text(base_run.canonical_json())
+    base.main(str(folder / "base.run.json"))
     return folder
 
 
 @pytest.fixture(params=["qwen2_5_vl_tiny", "qwen2_vl_tiny"])
 def vlm(request: pytest.FixtureRequest) -> VLM:
-    return load(MODELS / request.param, COMPUTE)
+    return load(MODELS / request.param, COMPUTE, PROMPT)
 
 
 def trajectory_of(vlm: VLM, problems: list[Problem], method: RL) -> Trajectory:
     sampling = method.sampling.model_copy(update={"max_new_tokens": 60})
     queries = make_queries(problems, vlm, method.group_size)
     responses = NativeCollector(vlm).collect(queries, [sampling] * len(queries), list(range(len(queries))))
-    return make_trajectory(queries, responses, vlm.model, frozen_copy(vlm.model), method)
+    return make_trajectory(queries, responses, vlm.model, frozen_copy(vlm.model), method, judged)
 
 
 def gradients(vlm: VLM, trajectory: Trajectory, method: RL) -> list[Tensor]:
@@ -123,7 +128,13 @@ def widened(t: Trajectory, by: int) -> Trajectory:
     q |= {"token_ids": left(q["token_ids"]), "mask": left(q["mask"]), "position_ids": left(q["position_ids"])}
     r |= {key: right(r[key]) for key in ("token_ids", "mask", "logprobs")}
     return Trajectory(
-        type(t.queries)(**q), type(t.responses)(**r), right(t.old_logprobs), right(t.ref_logprobs), t.rewards, t.scores
+        type(t.queries)(**q),
+        type(t.responses)(**r),
+        right(t.old_logprobs),
+        right(t.ref_logprobs),
+        t.verdicts,
+        t.rewards,
+        t.scores,
     )
 
 
@@ -140,6 +151,7 @@ def reordered(t: Trajectory, order: Tensor) -> Trajectory:
         type(t.responses)(**r),
         t.old_logprobs[order],
         t.ref_logprobs[order],
+        [t.verdicts[i] for i in order],
         rewards,
         t.scores[order],
     )
@@ -147,14 +159,14 @@ def reordered(t: Trajectory, order: Tensor) -> Trajectory:
 
 def test_a_response_that_was_cut_off_has_no_score(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eq. 1 gives the reward at the end token, and it has none."""
-    always = {"accuracy": lambda text, answer: 1.0, "language": lambda text, answer: 1.0}
+    always = {"accuracy": lambda text, verdict: 1.0, "language": lambda text, verdict: 1.0}
     monkeypatch.setattr(trajectory_generation, "REWARDS", always)
-    vlm = load(MODELS / "qwen2_5_vl_tiny", COMPUTE)
+    vlm = load(MODELS / "qwen2_5_vl_tiny", COMPUTE, PROMPT)
     problems = read_problems(data / "train.jsonl")[:4]
     queries = make_queries(problems, vlm, 2)
     short = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=40)
     responses = NativeCollector(vlm).collect(queries, [short] * 8, list(range(8)))
-    trajectory = make_trajectory(queries, responses, vlm.model, frozen_copy(vlm.model), METHOD)
+    trajectory = make_trajectory(queries, responses, vlm.model, frozen_copy(vlm.model), METHOD, judged)
     assert responses.finished.any() and not responses.finished.all()
     assert trajectory.scores.tolist() == [2.0 if finished else 0.0 for finished in responses.finished]
 
@@ -165,7 +177,7 @@ def test_a_trivial_reward_is_learnt(data: Path, monkeypatch: pytest.MonkeyPatch)
     seven = {"accuracy": lambda text, answer: float((boxed(text) or "").endswith("7")), "language": lambda t, a: 0.0}
     monkeypatch.setattr(trajectory_generation, "REWARDS", seven)
     torch.manual_seed(0)
-    vlm = load(MODELS / "qwen2_5_vl_tiny", COMPUTE)
+    vlm = load(MODELS / "qwen2_5_vl_tiny", COMPUTE, PROMPT)
     problems = read_problems(data / "train.jsonl")
     method = METHOD.model_copy(
         update={
@@ -184,7 +196,7 @@ def test_a_trivial_reward_is_learnt(data: Path, monkeypatch: pytest.MonkeyPatch)
     for step in range(40):
         queries = make_queries(problems, vlm, 4)
         responses = NativeCollector(vlm).collect(queries, [sampling] * 64, [step * 64 + i for i in range(64)])
-        trajectory = make_trajectory(queries, responses, vlm.model, reference, method)
+        trajectory = make_trajectory(queries, responses, vlm.model, reference, method, judged)
         update_policy(vlm.model, optimization, trajectory, method)
         shares.append(trajectory.rewards["accuracy"].mean().item())
         if shares[-1] > 0.95:
@@ -199,8 +211,9 @@ def run_settings(data: Path, out: Path, kind: str) -> dict[str, object]:
         "dataset": "text",
         "method": kind,
         "seed": 3,
-        "base": str(MODELS / "qwen2_5_vl_tiny"),
+        "base": str(data / "base" / "checkpoint"),
         "data": str(data),
+        "prompt": PROMPT,
         "compute": COMPUTE,
         "epochs": 2,
         "save_epochs": (2,),
@@ -209,7 +222,7 @@ def run_settings(data: Path, out: Path, kind: str) -> dict[str, object]:
 
 def test_the_same_rl_run_twice_has_equal_bytes(data: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        rl.train(RLRun(**run_settings(data, tmp_path / name, "rl"), settings=METHOD))  # type: ignore[arg-type]
+        rl.train(RLRun(**run_settings(data, tmp_path / name, "rl"), judge=RULES, settings=METHOD))  # type: ignore[arg-type]
     files = ["responses.jsonl", "updates.jsonl", "weights/epoch2.safetensors"]
     assert [sha256(tmp_path / "a" / f) for f in files] == [sha256(tmp_path / "b" / f) for f in files]
     rows = read(tmp_path / "a" / "responses.jsonl")
@@ -224,7 +237,7 @@ def test_sft_learns_its_solutions_and_nothing_of_the_question(data: Path, tmp_pa
     loss = read(tmp_path / "sft" / "updates.jsonl").loss
     assert len(loss) == 4 and 0 < loss.iloc[-1] < loss.iloc[0]
 
-    vlm = load(MODELS / "qwen2_5_vl_tiny", COMPUTE)
+    vlm = load(MODELS / "qwen2_5_vl_tiny", COMPUTE, PROMPT)
     problems = read_problems(data / "train.jsonl")[:8]
     golden = sft.golden_sequences(problems, vlm)
     decoded = [
@@ -250,7 +263,8 @@ def test_sft_without_solutions_says_so_and_writes_nothing(data: Path, tmp_path: 
     rows = [json.loads(line) for line in (data / "train.jsonl").read_text().splitlines()]
     bare = tmp_path / "bare"
     bare.mkdir()
-    (bare / "images").symlink_to(data / "images")
+    for part in ("images", "base"):
+        (bare / part).symlink_to(data / part)
     (bare / "train.jsonl").write_text("".join(json.dumps(row | {"solution": ""}) + "\n" for row in rows))
     settings = SFT(optimizer=ADAMW, batch_size=8, backward_batch_size=4)
     with pytest.raises(SystemExit, match="16 of 16 train problems have no 'solution'"):

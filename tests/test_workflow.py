@@ -1,5 +1,6 @@
 """The smoke study through every rule, from an empty folder, and what is run again when something changes."""
 
+import json
 import os
 import re
 import shutil
@@ -67,8 +68,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 
 def test_every_rule_has_left_its_files(finished: Repository) -> None:
     results = finished.folder / "results"
-    rules = {"data", "pretrain", "base", "sft", "rl", "evaluate", "scores", "tables", "figures", "report"}
-    assert {path.name for path in results.iterdir()} == rules
+    training = {"data", "pretrain", "base", "preflight", "sft", "rl"}
+    counting = {"evaluate", "judge", "scores", "tables", "figures", "report"}
+    assert {path.name for path in results.iterdir()} == training | counting
+    data = json.loads((results / "data/geometry_vision/report.json").read_text())
+    assert set(data["tokens"]) == {"qwen2_5_vl_tiny", "qwen2_vl_scratch"}
+    assert (results / "data/geometry_vision/contact_sheet.png").is_file()
     assert "<svg" in (text := (results / "report/index.html").read_text()) or "data:image" in text
     grpo = results / "rl/qwen2_vl_scratch/geometry_vision/grpo/seed1"
     assert len(read(grpo / "responses.jsonl")) == 16 * 2 * 2
@@ -96,6 +101,7 @@ def test_an_rl_setting_runs_rl_again_and_what_follows(finished: Repository) -> N
     assert finished.planned(study) == {
         "rl": 4,  # two models, two seeds
         "evaluate": 4,
+        "judge": 4,
         "scores": 1,
         "figures": 1,
         "tables": 1,
@@ -105,7 +111,24 @@ def test_an_rl_setting_runs_rl_again_and_what_follows(finished: Repository) -> N
 
 def test_an_evaluation_setting_trains_nothing_again(finished: Repository) -> None:
     study = finished.changed({"evaluate.max_new_tokens": 16})
-    assert set(finished.planned(study)) == {"evaluate", "scores", "figures", "tables", "report"}
+    assert set(finished.planned(study)) == {"evaluate", "judge", "scores", "figures", "tables", "report"}
+
+
+def test_a_longer_response_is_checked_against_the_context_first(finished: Repository) -> None:
+    assert "preflight" in finished.planned(finished.changed({"evaluate.max_new_tokens": 64}))
+
+
+def test_the_judge_of_a_study_without_rl_samples_nothing_again(finished: Repository) -> None:
+    """Its rules are also RL's reward, so with RL they train again; evaluation waits for nothing but responses."""
+    only = {"study.methods": ["vanilla", "sft"]}
+    rules = {"where": "box", "form": "number", "relative_tolerance": 0.5, "decimals": None, "percent": "unit"}
+    plan = finished.planned(finished.changed({**only, "data.geometry_vision.judge": rules}))
+    assert plan == {"judge": 8, "scores": 1, "figures": 1, "tables": 1, "report": 1}
+
+
+def test_a_pixel_budget_is_everybodys(finished: Repository) -> None:
+    plan = finished.planned(finished.changed({"prompt.max_pixels": 2048}))
+    assert {"preflight", "data_report", "sft", "rl", "evaluate"} <= set(plan) and "data" not in plan
 
 
 def test_a_new_seed_leaves_the_others_alone(finished: Repository) -> None:
@@ -127,8 +150,11 @@ def test_metrics_code_scores_again_and_trains_nothing(finished: Repository, file
 
 
 def test_a_job_depends_on_all_the_code_it_reaches() -> None:
-    assert {"stages.rl.algorithms", "stages.evaluation.judge", "stages.model.vlm"} <= reached("stages.rl.train")
+    # answer_worker is a process of its own, which is named and not imported.
+    judge = {"stages.evaluation.answers", "stages.evaluation.answer_worker"}
+    assert {"stages.rl.algorithms", "stages.model.vlm"} | judge <= reached("stages.rl.train")
     assert not {"stages.evaluation.metrics", "stages.report.figures"} & reached("stages.rl.train")
+    assert judge <= reached("stages.evaluation.judge") and not judge & reached("stages.evaluation.evaluate")
     assert code_digest("stages.rl.train") != code_digest("stages.sft.train")
 
 
@@ -153,8 +179,10 @@ def test_a_mistaken_study_stops_before_anything_runs(
 
 def test_a_bad_data_set_stops_before_training(finished: Repository, tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"id": "a", "question": "x?", "image": "no.png"}\nnot json\n')
-    source = {split: str(tmp_path / "train.jsonl") for split in ("train", "validation", "test")}
-    study = finished.changed({"data.geometry_vision": {"source": "jsonl", "epochs": 1, **source}})
+    rows = {"reader": "jsonl", "folder": str(tmp_path), "file": "train.jsonl", "take": None}
+    problems = {"source": "real", "shuffle": None, "answers": "numeric", "allow_leaks": []}
+    splits = dict.fromkeys(("train", "validation", "test"), rows)
+    study = finished.changed({"data.geometry_vision.problems": problems | splits})
     ran = finished.snakemake("--directory", str(tmp_path / "run"), study=study)
     assert ran.returncode != 0
     log = (tmp_path / "run/logs/data/geometry_vision.log").read_text()

@@ -1,8 +1,8 @@
 """Which code a job depends on, as a digest that changes when the code does, and not when only its comments do.
 
 A rule carries the digest of its stage's module among its parameters. Snakemake then runs a job again when the module,
-or any module of `stages` that it imports, computes something else. `stages.config` does not count: what of it
-concerns a job is in the job's `run.json`, another parameter.
+or any module of `stages` that it imports or names (as a process to be started), computes something else.
+`stages.config` does not count: what of it concerns a job is in the job's `run.json`, another parameter.
 """
 
 import ast
@@ -36,6 +36,8 @@ def reached(module: str) -> set[str]:
                 waiting += [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
             elif isinstance(node, ast.Import):
                 waiting += [alias.name for alias in node.names if alias.name.startswith("stages")]
+            elif isinstance(node, ast.Constant) and str(node.value).startswith("stages."):
+                waiting.append(str(node.value))
     return found
 
 

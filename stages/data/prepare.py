@@ -1,32 +1,59 @@
 """Prepare a data set: `python -m stages.data.prepare RUN.json`.
 
-Writes train.jsonl, validation.jsonl and test.jsonl in the paper's record, and images/. Mistakes of all files are
-reported together, before anything is written.
+Writes train.jsonl, validation.jsonl and test.jsonl in the paper's record, images/ (PNG in RGB on white, named by the
+hash of their content) and rows.json: how many rows there were, which were left out and why, and which are the same
+problem twice. Mistakes of all files are reported together, before anything is written.
 """
 
 import hashlib
+import json
 import re
 import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
 from random import Random
 from typing import Literal, get_args
 
+import math_verify
 from PIL import Image
 
-from stages.config import DataRun, GeneratedData, JsonlData, load_run
+from stages.config import AnyRows, DataRun, GeneratedProblems, RealProblems, load_run
+from stages.data.duplicates import Duplicate, check_leaks, find
 from stages.data.geometry.problems import draw_given, picture, question
 from stages.data.geometry.solutions import golden_solution
-from stages.data.problem import Problem, on_white, read_problems, write_problems
+from stages.data.problem import IMAGE_MARK, UNREADABLE, Problem, on_white, write_problems
+from stages.data.readers import READERS, Drop, Row
+from stages.evaluation.answer_text import plain
+from stages.evaluation.numbers import read_number
 from stages.files import whole_folder
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
-_SLICE = re.compile(r"^(?P<path>.*?)(?:\[(?P<first>\d*):(?P<last>\d*)\])?$")
+
+@dataclass(frozen=True)
+class Prepared:
+    """A split.
+
+    Attributes:
+        read: rows of the source.
+        kept: those that are problems.
+        problems: those that were taken of them.
+    """
+
+    read: int
+    kept: int
+    problems: list[Problem]
+    dropped: list[Drop] = field(default_factory=list)
 
 
-def generate(settings: GeneratedData, split: Split, folder: Path) -> list[Problem]:
+# --- generated -------------------------------------------------------------------------------------------------------
+
+
+def generate(settings: GeneratedProblems, split: Split, folder: Path) -> list[Problem]:
     """Draw a split's problems and their figures into `folder`/images."""
     count: int = getattr(settings, split)
     problems = []
@@ -46,69 +73,125 @@ def generate(settings: GeneratedData, split: Split, folder: Path) -> list[Proble
     return problems
 
 
-def read_source(source: str) -> list[Problem]:
-    """The problems of a JSONL file, or of a slice of its rows: `problems.jsonl[100:200]`."""
-    match = _SLICE.match(source)
-    assert match
-    first, last = (int(bound) if bound else None for bound in (match["first"], match["last"]))
-    problems = read_problems(Path(match["path"]))[first:last]
-    if not problems:
-        raise ValueError(f"{source}: no problems in it; a split needs at least one")
-    return problems
+# --- real ------------------------------------------------------------------------------------------------------------
 
 
-def store(problem: Problem, folder: Path) -> Problem:
-    """Copy the picture to `folder`/images under the hash of its content, as RGB on white."""
-    with Image.open(problem.image) as opened:
+def take(rows: AnyRows, settings: RealProblems, folder: Path) -> Prepared:
+    """Read a split, leave out what is no problem, and store the pictures of the rest.
+
+    Raises:
+        ValueError: its files are broken, hold fewer problems than are asked for, or an id twice.
+    """
+    found = list(READERS[rows.reader](rows))
+    cleaned = [row if isinstance(row, Drop) else clean(row, settings.answers) for row in found]
+    dropped = [row for row in cleaned if isinstance(row, Drop)]
+    kept = [row for row in cleaned if not isinstance(row, Drop)]
+    if settings.shuffle is not None:
+        kept.sort(key=lambda row: hashlib.sha256(f"{settings.shuffle}/{row.id}".encode()).digest())
+    if twice := [row_id for row_id, n in Counter(row.id for row in kept).items() if n > 1]:
+        raise ValueError(f"{rows.folder}: {len(twice)} ids stand twice (the first: {twice[0]}); ids must differ")
+    first, last = rows.take or (0, len(kept))
+    if last > len(kept) or not kept:
+        reasons = Counter(re.sub(r"'.*?'", "...", drop.reason) for drop in dropped)
+        why = f" ({', '.join(f'{n} x {reason}' for reason, n in reasons.most_common(3))})" if reasons else ""
+        asked = f"rows {first} to {last} are asked for, but " if rows.take else ""
+        raise ValueError(f"{rows.folder}: {asked}of {len(found)} rows {len(kept)} are problems{why}")
+    return Prepared(len(found), len(kept), [store(row, folder) for row in kept[first:last]], dropped)
+
+
+def clean(row: Row, answers: Literal["numeric", "any"]) -> Row | Drop:
+    """A row without its image mark; or why it is no problem."""
+    question, answer = row.question.replace(IMAGE_MARK, "").strip(), row.answer.strip()
+    if not question:
+        return Drop(row.id, "no question")
+    if answer.lower() in ("", "nan", "none", "null", "n/a"):
+        return Drop(row.id, f"no answer: {row.answer!r}")
+    if answers == "numeric" and not is_number(answer):
+        return Drop(row.id, f"no number: {answer!r}")
+    try:
+        with Image.open(BytesIO(row.image)) as image:
+            image.load()
+    except UNREADABLE as error:
+        return Drop(row.id, f"a picture that cannot be read: {str(error).splitlines()[0]!r}")
+    return Row(row.id, question, answer, row.solution.strip(), row.image)
+
+
+def is_number(answer: str) -> bool:
+    r"""Whether an answer is one real number: 12, 45^\circ, \frac{3}{4}, 2\sqrt{221}; not x+1, C, or 3, 4."""
+    text = plain(answer)
+    if read_number(text):
+        return True
+    values = math_verify.parse(f"${text}$", [math_verify.LatexExtractionConfig()], fallback_mode="no_fallback")
+    return any(bool(getattr(value, "is_number", False) and value.is_real) for value in values)
+
+
+def store(row: Row, folder: Path) -> Problem:
+    """Write the picture to `folder`/images under the hash of its content, as RGB on white."""
+    with Image.open(BytesIO(row.image)) as opened:
         image = on_white(opened)
     png = BytesIO()
     image.save(png, format="png")
     path = folder / "images" / f"{hashlib.sha256(png.getvalue()).hexdigest()[:16]}.png"
     path.write_bytes(png.getvalue())
-    return Problem(problem.question, problem.answer, problem.solution, problem.id, path)
+    return Problem(row.question, row.answer, row.solution, row.id, path)
 
 
-def check_disjoint(splits: dict[Split, list[Problem]]) -> None:
-    """No id, and no pair of question and picture, in two splits.
-
-    Raises:
-        ValueError: naming every problem that is in two.
-    """
-    seen: dict[tuple[str, ...], tuple[str, str]] = {}
-    mistakes = []
-    for split, problems in splits.items():
-        for problem in problems:
-            content = hashlib.sha256(problem.picture().tobytes()).hexdigest()
-            for what, key in (("id", (problem.id,)), ("question and picture", (problem.question, content))):
-                other = seen.setdefault(key, (split, problem.id))
-                if other[0] != split:
-                    mistakes.append(f"{split}: {problem.id} has the same {what} as {other[0]}: {other[1]}")
-    if mistakes:
-        raise ValueError("\n".join(mistakes))
+# --- both ------------------------------------------------------------------------------------------------------------
 
 
-def prepare(settings: GeneratedData | JsonlData, folder: Path) -> None:
+def prepare(settings: GeneratedProblems | RealProblems, folder: Path) -> None:
     """Write a prepared data set into an empty folder.
 
     Raises:
         ValueError: a source file has mistakes, or a problem is in two splits.
     """
     (folder / "images").mkdir()
-    if isinstance(settings, GeneratedData):
-        splits = {split: generate(settings, split, folder) for split in SPLITS}
+    if isinstance(settings, GeneratedProblems):
+        drawn = {split: generate(settings, split, folder) for split in SPLITS}
+        splits = {split: Prepared(len(problems), len(problems), problems) for split, problems in drawn.items()}
+        allowed: tuple[str, ...] = ()
     else:
-        splits = {}
-        mistakes = []
-        for split in SPLITS:
-            try:
-                splits[split] = [store(problem, folder) for problem in read_source(getattr(settings, split))]
-            except ValueError as mistake:
-                mistakes.append(str(mistake))
-        if mistakes:
-            raise ValueError("\n".join(dict.fromkeys("\n".join(mistakes).splitlines())))
-    check_disjoint(splits)
-    for split, problems in splits.items():
-        write_problems(folder / f"{split}.jsonl", problems)
+        splits = _taken(settings, folder)
+        allowed = settings.allow_leaks
+    duplicates = find({split: prepared.problems for split, prepared in splits.items()})
+    check_leaks(duplicates, allowed)
+    for split, prepared in splits.items():
+        write_problems(folder / f"{split}.jsonl", prepared.problems)
+    account = json.dumps(_account(splits, duplicates, allowed), indent=2, ensure_ascii=False)
+    (folder / "rows.json").write_text(account + "\n", encoding="utf-8")
+
+
+def _taken(settings: RealProblems, folder: Path) -> dict[Split, Prepared]:
+    splits: dict[Split, Prepared] = {}
+    mistakes: list[str] = []
+    for split in SPLITS:
+        try:
+            splits[split] = take(getattr(settings, split), settings, folder)
+        except ValueError as mistake:
+            mistakes += str(mistake).splitlines()
+    if mistakes:
+        raise ValueError("\n".join(dict.fromkeys(mistakes)))
+    return splits
+
+
+def _account(
+    splits: dict[Split, Prepared], duplicates: Sequence[Duplicate], allowed: Sequence[str]
+) -> dict[str, object]:
+    return {
+        "splits": {
+            split: {
+                "read": prepared.read,
+                "kept": prepared.kept,
+                "taken": len(prepared.problems),
+                "dropped": [asdict(drop) for drop in prepared.dropped],
+            }
+            for split, prepared in splits.items()
+        },
+        "duplicates": [
+            asdict(duplicate) | {"allowed": bool({duplicate.id, duplicate.other_id} & set(allowed))}
+            for duplicate in duplicates
+        ],
+    }
 
 
 def main(path: str) -> None:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 IMAGE_MARK = "<image>"
+UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)  # what PIL raises
 REQUIRED = ("question", "answer", "id", "image")
 
 
@@ -120,5 +121,5 @@ def _check_image(path: Path) -> None:
     try:
         with Image.open(path) as image:
             image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"image {path} cannot be read ({error}); save it again as PNG") from None

@@ -1,7 +1,7 @@
 """Answer the evaluation problems with every kept epoch of a run: `python -m stages.evaluation.evaluate RUN.json`.
 
 The paper's settings (Sec. 4) side by side: a problem's prompt is read once, and each of its responses has its own
-temperature and top_p. Every response is kept as a row of responses.jsonl; nothing is averaged here.
+temperature and top_p. Every response is kept as a row of responses.jsonl; nothing is judged or averaged here.
 """
 
 import sys
@@ -10,7 +10,6 @@ from pathlib import Path
 
 from stages.config import EvaluateRun, Sampling, load_run
 from stages.data.problem import Problem, read_problems
-from stages.evaluation import judge
 from stages.files import whole_folder
 from stages.model.compute import set_up
 from stages.model.vlm import VLM, load
@@ -51,15 +50,15 @@ def answer(run: EvaluateRun, vlm: VLM, epoch: int, split: str, problems: list[Pr
             answer=problem.answer,
             length=int(responses.mask[i].sum()),
             finished=bool(responses.finished[i]),
-            correct=judge.is_correct(responses.texts[i], problem.answer),
             rewards={},
-            judge=judge.VERSION,
+            verdict=None,
+            judge=None,
         )
 
 
 def evaluate(run: EvaluateRun, folder: Path) -> None:
     """Write responses.jsonl for every epoch and split."""
-    vlm = load(Path(run.base), run.compute)
+    vlm = load(Path(run.base), run.compute, run.prompt)
     splits = {split: read_problems(Path(run.data, f"{split}.jsonl")) for split in run.settings.splits}
     samples = sum(setting.samples for setting in run.settings.settings.values())
     size = max(1, run.settings.batch_size // samples)
@@ -78,8 +77,8 @@ def evaluate(run: EvaluateRun, folder: Path) -> None:
             loaded = epoch
         rows = list(answer(run, vlm, epoch, split, problems))
         append(folder / "responses.jsonl", rows)
-        correct = sum(row.correct for row in rows) / len(rows)
-        bar.set_postfix(epoch=epoch, split=split, correct=f"{correct:.3f}", refresh=False)
+        length = sum(row.length for row in rows) / len(rows)
+        bar.set_postfix(epoch=epoch, split=split, length=f"{length:.1f}", refresh=False)
 
 
 def main(path: str) -> None:
@@ -90,7 +89,7 @@ def main(path: str) -> None:
             evaluate(run, folder)
             inputs = [Path(run.data, f"{split}.jsonl") for split in run.settings.splits]
             weights = [Path(path) for path in run.weights.values()]
-            write_provenance(folder, [Path(run.base, "model.safetensors"), *inputs, *weights])
+            write_provenance(folder, [Path(run.base).with_name("base.json"), *inputs, *weights])
     except ValueError as mistake:
         sys.exit(f"{run.name}: {mistake}")
 

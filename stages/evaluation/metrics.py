@@ -5,25 +5,37 @@ are different facts, and 0 would say the first.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from stages.config import Scores
-from stages.evaluation.judge import VERSION, is_correct
 from stages.evaluation.reflection import words_in
+from stages.records import read
 
 RUN = ["model", "dataset", "method", "seed"]
 COUNTS = ["N", "Nref", "N+", "Nref+"]
 
 
-def judged(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows as this version of the judge sees them; `rewards` stay those that the policy was trained with."""
-    stale = rows["judge"] != VERSION
-    again = [is_correct(text, answer) for text, answer in zip(rows["text"][stale], rows["answer"][stale], strict=True)]
-    correct = rows["correct"].to_numpy(dtype=bool, copy=True)
-    correct[stale] = again
-    return rows.assign(correct=correct, judge=VERSION)
+def judged(folder: Path, verdicts: Path | None = None) -> pd.DataFrame:
+    """The responses of a run with their verdicts, and whether they are correct.
+
+    Args:
+        folder: of the run.
+        verdicts: folder of an evaluation's verdicts; a training's were given when it was rewarded.
+
+    Raises:
+        ValueError: the verdicts are not on these responses.
+    """
+    rows = read(folder / "responses.jsonl")
+    if verdicts:
+        said = read(verdicts / "verdicts.jsonl")
+        same = len(said) == len(rows) and (said[["problem", "sample"]] == rows[["problem", "sample"]]).all(axis=None)
+        if not same:
+            raise ValueError(f"{verdicts}/verdicts.jsonl: not on the {len(rows)} responses of {folder}")
+        rows = rows.assign(verdict=said["verdict"], judge=said["judge"])
+    return rows.assign(correct=rows["verdict"] == "correct")
 
 
 def accuracy(rows: pd.DataFrame, samples: Mapping[str, int]) -> pd.DataFrame:
@@ -34,8 +46,9 @@ def accuracy(rows: pd.DataFrame, samples: Mapping[str, int]) -> pd.DataFrame:
         samples: responses to each problem, by setting.
 
     Returns:
-        samples; problems; accuracy, the share of problems with a correct response (pass@samples); mean_accuracy, the
-        share of correct responses; truncated, the share of responses that were cut off; length, their mean in tokens.
+        samples; problems; accuracy, the share of problems with a correct response (pass@samples); of the responses the
+        shares mean_accuracy (correct), no_answer, timed_out (the judge's time) and truncated (cut off); length, their
+        mean in tokens.
 
     Raises:
         ValueError: a problem has not as many responses as its setting says.
@@ -52,8 +65,14 @@ def accuracy(rows: pd.DataFrame, samples: Mapping[str, int]) -> pd.DataFrame:
     solved = problems.groupby(cell, sort=False).agg(
         samples=("samples", "first"), problems=("problem", "size"), accuracy=("any", "mean")
     )
-    responses = rows.assign(mean_accuracy=rows["correct"], truncated=~rows["finished"]).groupby(cell, sort=False)
-    return solved.join(responses[["mean_accuracy", "truncated", "length"]].mean()).reset_index()
+    marks = {
+        "mean_accuracy": rows["correct"],
+        "no_answer": rows["verdict"] == "no answer",
+        "timed_out": rows["verdict"] == "timed out",
+        "truncated": ~rows["finished"],
+    }
+    responses = rows.assign(**marks).groupby(cell, sort=False)
+    return solved.join(responses[[*marks, "length"]].mean()).reset_index()
 
 
 def training(rows: pd.DataFrame) -> pd.DataFrame:

@@ -36,8 +36,8 @@ def of_run(name: str, table: pd.DataFrame) -> pd.DataFrame:
 def score_evaluation(run: ScoresRun) -> pd.DataFrame:
     """accuracy.csv."""
     parts = []
-    for folder in progress(run.evaluated, "evaluations"):
-        rows = metrics.judged(read(Path(folder, "responses.jsonl")))
+    for evaluated in progress(run.evaluated, "evaluations"):
+        rows = metrics.judged(Path(evaluated.responses), Path(evaluated.verdicts))
         table = metrics.accuracy(rows, run.samples)
         order = table["setting"].map({setting: place for place, setting in enumerate(run.order)})
         table = table.assign(order=order).sort_values(["epoch", "order"], kind="stable").drop(columns="order")
@@ -49,7 +49,7 @@ def score_training(run: ScoresRun) -> dict[str, pd.DataFrame]:
     """training.csv, steps.csv, words.csv and updates.csv."""
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in COLUMNS}
     for folder in progress(run.trained, "trainings"):
-        rows = metrics.judged(read(Path(folder, "responses.jsonl")))
+        rows = metrics.judged(Path(folder))
         name = rows["run"].iloc[0]
         parts["training"].append(of_run(name, metrics.training(rows)))
         parts["steps"].append(of_run(name, metrics.steps(rows, run.settings)))

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from stages.config import Compute
+from stages.config import Compute, PromptSettings
 from stages.data.problem import Problem
 from stages.model import attention
-from stages.model.processor import register
+from stages.model.processor import load_processor, render
 
 CACHE_BYTES = 2 * 2**30
 
@@ -49,6 +49,7 @@ class VLM:
 
     model: PreTrainedModel
     processor: Any
+    instruction: str
     _prompts: OrderedDict[Problem, Prompt] = field(default_factory=OrderedDict)
 
     @property
@@ -106,34 +107,29 @@ class VLM:
         ]
 
     def render(self, problem: Problem) -> str:
-        """The chat template around picture and question, up to where the response begins."""
-        content = [{"type": "image"}, {"type": "text", "text": problem.question}]
-        text: str = self.processor.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
-        return text
+        """A problem's prompt as text."""
+        return render(self.processor, problem.question, self.instruction)
 
 
-def load(folder: Path, compute: Compute) -> VLM:
+def load(folder: Path, compute: Compute, prompt: PromptSettings) -> VLM:
     """Load a base model, vision frozen.
 
     Raises:
         ValueError: the tokenizer is not the one that the model was trained with.
     """
-    register()
     attention.register()
     model = AutoModelForImageTextToText.from_pretrained(
         folder,
         dtype=getattr(torch, compute.dtype),
         attn_implementation={"text_config": attention.NAME, "vision_config": "sdpa"},
     )
-    processor = AutoProcessor.from_pretrained(folder)
+    processor = load_processor(folder, prompt)
     for token in ("image_token", "video_token"):
         said, used = getattr(model.config, f"{token}_id"), getattr(processor, f"{token}_id")
         if said != used:
             raise ValueError(f"{folder}: config.json says {token}_id={said}, the tokenizer {used}: not of one model")
     model.model.visual.requires_grad_(False)
-    return VLM(model.to(compute.device).eval(), processor)
+    return VLM(model.to(compute.device).eval(), processor, prompt.instruction)
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:

@@ -18,11 +18,10 @@ import markdown
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from stages.config import ReportRun, load_run
+from stages.config import Evaluated, ReportRun, load_run
 from stages.data.problem import Problem, read_problems
 from stages.evaluation.metrics import judged
 from stages.files import whole_folder
-from stages.records import read
 from stages.report.names import cells, label, model_label
 
 SHOWN = 2  # problems of each data set whose responses are printed
@@ -102,15 +101,15 @@ def figures(accuracy: pd.DataFrame, folder: str) -> list[dict[str, Any]]:
 
 def samples(run: ReportRun, split: str) -> Iterator[Sample]:
     """The first problems of each data set and every method's last word on them, by a rule that sees no result."""
-    first_seeds: dict[tuple[str, ...], Path] = {}
-    for folder in map(Path, run.responses):
-        first_seeds.setdefault(folder.parts[-4:-1], folder)
+    first_seeds: dict[tuple[str, ...], Evaluated] = {}
+    for evaluated in run.evaluated:
+        first_seeds.setdefault(Path(evaluated.responses).parts[-4:-1], evaluated)
     for dataset, data in run.data.items():
         problems = read_problems(Path(data, f"{split}.jsonl"))[:SHOWN]
         found: dict[str, list[Response]] = {problem.id: [] for problem in problems}
-        for (model, other, method), folder in first_seeds.items():
+        for (model, other, method), evaluated in first_seeds.items():
             if other == dataset:
-                for answered, response in last_responses(folder, split, run.setting, problems, model, method):
+                for answered, response in last_responses(evaluated, split, run.setting, problems, model, method):
                     found[answered].append(response)
         for problem in problems:
             picture = Path(os.path.relpath(problem.image, run.out)).as_posix()
@@ -118,18 +117,18 @@ def samples(run: ReportRun, split: str) -> Iterator[Sample]:
 
 
 def last_responses(
-    folder: Path, split: str, setting: str, problems: list[Problem], model: str, method: str
+    evaluated: Evaluated, split: str, setting: str, problems: list[Problem], model: str, method: str
 ) -> Iterator[tuple[str, Response]]:
     """The first response of a run's last epoch to each problem, with the problem's id."""
-    rows = read(folder / "responses.jsonl")
+    rows = judged(Path(evaluated.responses), Path(evaluated.verdicts))
     wanted = (rows["split"] == split) & (rows["setting"] == setting) & (rows["sample"] == 0)
     rows = rows[wanted & (rows["epoch"] == rows["epoch"].max()) & rows["problem"].isin([p.id for p in problems])]
-    for row in judged(rows).to_dict("records"):
+    for row in rows.to_dict("records"):
         answered = (row["epoch"], row["correct"], row["finished"], row["text"])
         yield row["problem"], Response(label(method), model_label(model), *answered)
 
 
-def provenance(folders: tuple[str, ...]) -> dict[str, list[str]]:
+def provenance(folders: list[str]) -> dict[str, list[str]]:
     """Commit, Python and packages of the runs; several values where runs differ."""
     found: dict[str, list[str]] = {}
     for path in (Path(folder, "provenance.json") for folder in folders):
@@ -205,7 +204,7 @@ def report(run: ReportRun) -> str:
             split=split,
             setting=run.setting,
             samples=list(samples(run, split)),
-            provenance=provenance(run.responses),
+            provenance=provenance([evaluated.responses for evaluated in run.evaluated]),
         )
     )
 

@@ -1,23 +1,23 @@
 """What a response is worth. The paper's two rewards (Sec. 3); there is no format reward.
 
-A reward is a function of the response's text and the problem's answer; `REWARDS` names those that a study can weigh.
+A reward is a function of the response's text and the judge's verdict; `REWARDS` names those that a study can weigh.
 """
 
 from collections.abc import Callable
 
-from stages.evaluation.judge import is_correct
+from stages.evaluation.answers import Verdict
 
 # CJK ideographs, kana, Hangul, and their punctuation and full-width forms.
 _CJK = ((0x2E80, 0x9FFF), (0xAC00, 0xD7AF), (0xF900, 0xFAFF), (0xFF00, 0xFFEF), (0x20000, 0x3FFFF))
 LANGUAGE_PENALTY = -0.1
 
 
-def accuracy(text: str, answer: str) -> float:
+def accuracy(text: str, verdict: Verdict) -> float:
     """1 for a right answer, 0 for any other."""
-    return float(is_correct(text, answer))
+    return float(verdict.correct)
 
 
-def language(text: str, answer: str) -> float:
+def language(text: str, verdict: Verdict) -> float:
     """-0.1 times the share of CJK characters: Qwen's way of leaving the question's language."""
     if not text:
         return 0.0
@@ -25,4 +25,4 @@ def language(text: str, answer: str) -> float:
     return LANGUAGE_PENALTY * foreign / len(text)
 
 
-REWARDS: dict[str, Callable[[str, str], float]] = {"accuracy": accuracy, "language": language}
+REWARDS: dict[str, Callable[[str, Verdict], float]] = {"accuracy": accuracy, "language": language}

@@ -7,9 +7,10 @@ that are evaluated.
 import dataclasses
 import sys
 from collections.abc import Iterator
+from functools import partial
 
 from stages.config import RLRun, load_run
-from stages.evaluation import judge
+from stages.evaluation.answers import VERSION, Judge
 from stages.model.vlm import frozen_copy
 from stages.progress import progress
 from stages.records import ResponseRow, UpdateRow, append
@@ -26,11 +27,11 @@ from stages.training.schedule import batches, steps_per_epoch
 def train(run: RLRun) -> None:
     """The RL loop in full."""
     method = run.settings
-    with training(run) as (problems, vlm, folder):
+    with training(run) as (problems, vlm, folder), Judge(workers=run.compute.threads) as judge:
+        judged = partial(judge.verdicts, rules=run.judge)
         steps = steps_per_epoch(len(problems), method.batch_size)
-        updates_per_step = method.ppo_epochs * (method.responses // method.ppo_batch_size)
         reference = frozen_copy(vlm.model)
-        optimization = Optimization(vlm.model, method.optimizer, run.epochs * steps * updates_per_step)
+        optimization = Optimization(vlm.model, method.optimizer, run.epochs * steps * method.updates)
         collector = NativeCollector(vlm)
         schedule = progress(batches(problems, method.batch_size, run.epochs, run.seed), run.name, run.epochs * steps)
         for epoch, generation_step, chosen in schedule:
@@ -41,7 +42,7 @@ def train(run: RLRun) -> None:
             ]
             queries = make_queries(chosen, vlm, method.group_size)  # Step I
             responses = collector.collect(queries, [method.sampling] * len(queries), seeds)  # Step II
-            trajectory = make_trajectory(queries, responses, vlm.model, reference, method)  # Step III
+            trajectory = make_trajectory(queries, responses, vlm.model, reference, method, judged)  # Step III
             updates = update_policy(vlm.model, optimization, trajectory, method)  # Step IV
             append(folder / "responses.jsonl", response_rows(run, epoch, generation_step, trajectory))
             append(folder / "updates.jsonl", update_rows(run, epoch, generation_step, updates))
@@ -67,9 +68,9 @@ def response_rows(run: RLRun, epoch: int, generation_step: int, trajectory: Traj
             answer=problem.answer,
             length=int(responses.mask[i].sum()),
             finished=bool(responses.finished[i]),
-            correct=trajectory.rewards["accuracy"][i].item() == 1,
             rewards={name: values[i].item() for name, values in trajectory.rewards.items()},
-            judge=judge.VERSION,
+            verdict=trajectory.verdicts[i].outcome,
+            judge=VERSION,
         )
 
 

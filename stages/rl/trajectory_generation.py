@@ -3,6 +3,7 @@
 Letters: B responses; R tokens of the longest.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from stages.config import RL
+from stages.evaluation.answers import Verdict
 from stages.model.logprobs import Sequences, response_logprobs
 from stages.rl.data_flow import Queries
 from stages.rl.response_collection import Responses
@@ -23,6 +25,7 @@ class Trajectory:
     Attributes:
         queries, responses: the steps before.
         old_logprobs, ref_logprobs: [B, R] under the policy as it answered and the frozen reference; 0 on padding.
+        verdicts: [B] what the judge says.
         rewards: [B] by name, before they are weighted.
         scores: [B] weighted sum of the rewards, given at the end token: a response that was cut off has none (Eq. 1).
     """
@@ -31,6 +34,7 @@ class Trajectory:
     responses: Responses
     old_logprobs: Tensor
     ref_logprobs: Tensor
+    verdicts: list[Verdict]
     rewards: dict[str, Tensor]
     scores: Tensor
 
@@ -43,13 +47,18 @@ def sequences_of(queries: Queries, responses: Responses) -> Sequences:
 
 
 def make_trajectory(
-    queries: Queries, responses: Responses, policy: PreTrainedModel, reference: PreTrainedModel, method: RL
+    queries: Queries,
+    responses: Responses,
+    policy: PreTrainedModel,
+    reference: PreTrainedModel,
+    method: RL,
+    judge: Callable[[list[str], list[str]], list[Verdict]],
 ) -> Trajectory:
     """Score responses by their rewards, and their tokens by policy and reference."""
     sequences = sequences_of(queries, responses)
-    answers = [problem.answer for problem in queries.problems]
+    verdicts = judge(responses.texts, [problem.answer for problem in queries.problems])
     rewards = {
-        name: torch.tensor([reward(text, answer) for text, answer in zip(responses.texts, answers, strict=True)])
+        name: torch.tensor([reward(text, verdict) for text, verdict in zip(responses.texts, verdicts, strict=True)])
         for name, reward in REWARDS.items()
     }
     weighted = sum((getattr(method.rewards, name) * values for name, values in rewards.items()), torch.zeros(()))
@@ -58,6 +67,7 @@ def make_trajectory(
         responses=responses,
         old_logprobs=_logprobs(policy, sequences, method.forward_batch_size),
         ref_logprobs=_logprobs(reference, sequences, method.forward_batch_size),
+        verdicts=verdicts,
         rewards=rewards,
         scores=weighted.to(responses.mask.device) * responses.finished,
     )

@@ -23,10 +23,10 @@ def training(run: TrainRun) -> Iterator[tuple[list[Problem], VLM, Path]]:
     set_up(run.compute)
     try:
         problems = read_problems(Path(run.data, "train.jsonl"))
-        vlm = load(Path(run.base), run.compute)
+        vlm = load(Path(run.base), run.compute, run.prompt)
         with whole_folder(Path(run.out)) as folder:
             yield problems, vlm, folder
-            write_provenance(folder, [Path(run.data, "train.jsonl"), Path(run.base, "model.safetensors")])
+            write_provenance(folder, [Path(run.data, "train.jsonl"), Path(run.base).with_name("base.json")])
     except ValueError as mistake:
         sys.exit(f"{run.name}: {mistake}")
 

@@ -1,5 +1,15 @@
 # The base models: given as a checkpoint, or built and pre-trained from a recipe.
 
+CHECKPOINT = [
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+]
+
 
 rule pretrain:
     output:
@@ -26,11 +36,12 @@ rule pretrain:
 
 rule base:
     input:
-        checkpoint_files,
+        lambda wildcards: study.checkpoint_sources(wildcards.model)
+        or expand(rules.pretrain.output.checkpoint, model=wildcards.model),
     output:
         run="results/base/{model}/run.json",
         base="results/base/{model}/base.json",
-        weights="results/base/{model}/model.safetensors",
+        checkpoint=directory("results/base/{model}/checkpoint"),
     log:
         "logs/base/{model}.log",
     benchmark:

@@ -54,6 +54,7 @@ rule report:
             for name in ("report.md.jinja", "page.html.jinja")
         ],
         responses=rules.scores.input.evaluated,
+        verdicts=rules.scores.input.verdicts,
     output:
         run="results/report/run.json",
         pages=expand("results/report/{page}", page=["report.md", "index.html"]),

@@ -4,12 +4,13 @@
 rule sft:
     input:
         data="results/data/{dataset}/train.jsonl",
-        base="results/base/{model}/model.safetensors",
+        base="results/base/{model}/base.json",
+        preflight=ancient("results/preflight/{model}/{dataset}/preflight.json"),
     output:
         run="results/sft/{model}/{dataset}/{method}/seed{seed}/run.json",
         updates="results/sft/{model}/{dataset}/{method}/seed{seed}/updates.jsonl",
         provenance="results/sft/{model}/{dataset}/{method}/seed{seed}/provenance.json",
-        weights=directory("results/sft/{model}/{dataset}/{method}/seed{seed}/weights"),
+        weights=kept("results/sft/{model}/{dataset}/{method}/seed{seed}/weights"),
     log:
         "logs/sft/{model}/{dataset}/{method}/seed{seed}.log",
     benchmark:
@@ -31,13 +32,14 @@ rule sft:
 rule rl:
     input:
         data="results/data/{dataset}/train.jsonl",
-        base="results/base/{model}/model.safetensors",
+        base="results/base/{model}/base.json",
+        preflight=ancient("results/preflight/{model}/{dataset}/preflight.json"),
     output:
         run="results/rl/{model}/{dataset}/{method}/seed{seed}/run.json",
         responses="results/rl/{model}/{dataset}/{method}/seed{seed}/responses.jsonl",
         updates="results/rl/{model}/{dataset}/{method}/seed{seed}/updates.jsonl",
         provenance="results/rl/{model}/{dataset}/{method}/seed{seed}/provenance.json",
-        weights=directory("results/rl/{model}/{dataset}/{method}/seed{seed}/weights"),
+        weights=kept("results/rl/{model}/{dataset}/{method}/seed{seed}/weights"),
     log:
         "logs/rl/{model}/{dataset}/{method}/seed{seed}.log",
     benchmark:

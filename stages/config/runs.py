@@ -1,0 +1,184 @@
+"""The settings of one job, as its `run.json` holds them: those that the job depends on and no others."""
+
+import json
+from typing import Literal
+
+from stages.config.sections import (
+    RL,
+    SFT,
+    Compute,
+    Count,
+    Download,
+    Evaluate,
+    JudgeRules,
+    Name,
+    Natural,
+    Problems,
+    PromptSettings,
+    Recipe,
+    Scores,
+    Settings,
+)
+
+
+class Run(Settings):
+    """The settings of one job, as its `run.json` holds them.
+
+    Attributes:
+        out: the folder that the job writes.
+    """
+
+    out: str
+
+    def canonical_json(self) -> str:
+        """One line, keys sorted: equal runs have equal text."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+
+
+class DownloadRun(Run):
+    name: Name
+    settings: Download
+
+
+class DataRun(Run):
+    dataset: Name
+    settings: Problems
+
+
+class DataReportRun(Run):
+    """Attributes: preflights: folder of the checks with each model."""
+
+    dataset: Name
+    data: str
+    preflights: dict[Name, str]
+
+
+class PretrainRun(Run):
+    model: Name
+    settings: Recipe
+    compute: Compute
+
+
+class BaseRun(Run):
+    """Attributes: checkpoint: the folder to check and bring to its place."""
+
+    model: Name
+    checkpoint: str
+
+
+class PreflightRun(Run):
+    """Whether a model can take a data set.
+
+    Attributes:
+        base: folder of the base model's checkpoint.
+        data: folder of the prepared data set.
+        new_tokens: of the longest response that any run of the study may draw.
+        solutions: what a train problem needs for SFT: a solution, or one with a \\boxed{}; null without SFT.
+    """
+
+    model: Name
+    dataset: Name
+    base: str
+    data: str
+    prompt: PromptSettings
+    new_tokens: Count
+    solutions: Literal["any", "boxed"] | None
+
+
+class ModelRun(Run):
+    """A run of one model on one data set.
+
+    Attributes:
+        base: folder of the base model's checkpoint.
+        data: folder of the prepared data set.
+    """
+
+    model: Name
+    dataset: Name
+    method: Name
+    seed: Natural
+    base: str
+    data: str
+    prompt: PromptSettings
+    compute: Compute
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}/{self.dataset}/{self.method}/seed{self.seed}"
+
+
+class TrainRun(ModelRun):
+    """Attributes: save_epochs: epochs after which the trained weights are kept."""
+
+    epochs: Count
+    save_epochs: tuple[Count, ...]
+
+
+class SFTRun(TrainRun):
+    settings: SFT
+
+
+class RLRun(TrainRun):
+    judge: JudgeRules
+    settings: RL
+
+
+class EvaluateRun(ModelRun):
+    """Attributes: weights: file of trained weights by epoch; without one (epoch 0) the base as it is."""
+
+    weights: dict[str, str]
+    settings: Evaluate
+
+
+class JudgeRun(Run):
+    """Attributes: responses: folder of the evaluation. workers: processes side by side."""
+
+    responses: str
+    workers: Count
+    settings: JudgeRules
+
+
+class Evaluated(Settings):
+    """The folders of an evaluation and of what the judge says of it."""
+
+    responses: str
+    verdicts: str
+
+
+class ScoresRun(Run):
+    """What is scored, in the order of tables and figures.
+
+    Attributes:
+        trained: folders of RL runs, whose training is scored.
+        samples: responses to each problem, by generation setting.
+        order: the generation settings.
+    """
+
+    trained: tuple[str, ...]
+    evaluated: tuple[Evaluated, ...]
+    samples: dict[str, Count]
+    order: tuple[str, ...]
+    settings: Scores
+
+
+class TablesRun(Run):
+    scores: str
+
+
+class FiguresRun(Run):
+    """Attributes: methods: with the kind that decides the colour."""
+
+    scores: str
+    methods: dict[Name, Literal["vanilla", "sft", "rl"]]
+
+
+class ReportRun(Run):
+    """Attributes: setting: the generation setting of lowest temperature, whose responses are printed."""
+
+    study: str
+    scores: str
+    tables: str
+    figures: str
+    evaluated: tuple[Evaluated, ...]
+    setting: str
+    data: dict[Name, str]

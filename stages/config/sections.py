@@ -1,0 +1,495 @@
+"""The sections of a study file: what may stand in it, and what each key means."""
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")]
+SettingName = Annotated[str, Field(pattern=r"^[^|/\\]+$")]
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class Settings(BaseModel):
+    """Frozen; unknown keys are errors; no silent conversions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+# --- downloads -------------------------------------------------------------------------------------------------------
+
+
+class Download(Settings):
+    """A repository of the Hugging Face hub, fetched once by a rule of its own; what follows is offline.
+
+    Attributes:
+        repo: owner/name.
+        revision: a whole commit hash, so that a study means the same files next year. A branch is taken as it stands on
+            the day of the download; download.json tells its commit.
+        files: which files, as patterns (`data/*.parquet`).
+        gigabytes: about how much, to be known before it is fetched.
+    """
+
+    kind: Literal["dataset", "model"]
+    repo: Annotated[str, Field(pattern=r"^[\w.\-]+/[\w.\-]+$")]
+    revision: Annotated[str, Field(pattern=r"^[\w.\-/]+$")]
+    files: Annotated[tuple[str, ...], Field(min_length=1)]
+    gigabytes: Positive
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the revision is a commit."""
+        return re.fullmatch("[0-9a-f]{40}", self.revision) is not None
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+class JudgeRules(Settings):
+    """When an answer is right (`stages.evaluation.answers`).
+
+    Attributes:
+        where: only the last \\boxed{} counts (box), or without one an <answer> tag or what the text ends with (text).
+        form: only a plain number can be right (number), or whatever equals the problem's answer (expression).
+        relative_tolerance: how far a number may be from the answer, as a share of the answer.
+        decimals: a number written with at least so many decimals is right if the answer, rounded to as many, is it;
+            without (null) rounding is not allowed for.
+        percent: a percent sign is a unit, 12 % is 12 (unit), or divides, 12 % is 0.12 (hundredth).
+    """
+
+    where: Literal["box", "text"]
+    form: Literal["number", "expression"]
+    relative_tolerance: NonNegative
+    decimals: Natural | None
+    percent: Literal["unit", "hundredth"]
+
+
+class GeneratedProblems(Settings):
+    """Generated geometry problems (`stages.data.geometry`).
+
+    Attributes:
+        mode: where the numbers stand: in the question too (text-dominant), or in the figure alone (vision-dominant).
+        train, validation, test: number of problems of each split.
+    """
+
+    source: Literal["generated"]
+    mode: Literal["text", "vision"]
+    seed: Natural
+    train: Count
+    validation: Count
+    test: Count
+
+
+class Rows(Settings):
+    """Rows of somebody else's, as a reader of `stages.data.readers` finds them.
+
+    Attributes:
+        folder: a name under `download`, or a folder of this machine that holds the same files.
+        take: the first row to take and the one after the last, of those that are kept, in their order; null: all.
+    """
+
+    folder: str
+    take: tuple[Natural, Count] | None
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if self.take and self.take[0] >= self.take[1]:
+            raise ValueError(f"take: [{self.take[0]}, {self.take[1]}] is empty; from the first row, to after the last")
+        return self
+
+
+class Geometry3KRows(Rows):
+    """hiyouga/geometry3k: parquet files of the three splits."""
+
+    reader: Literal["geometry3k"]
+    split: Literal["train", "validation", "test"]
+
+
+class MMMathRows(Rows):
+    """THU-KEG/MM_Math: a JSONL file and a zip of images; the answer is the last box of the solution."""
+
+    reader: Literal["mm_math"]
+
+
+class MathVerseRows(Rows):
+    """AI4Math/MathVerse, testmini.
+
+    Attributes:
+        versions: which of a problem's versions (the same problem with more or less of it in the picture).
+        choices: multiple-choice problems: ask for the value of the right choice (value), or leave them out (drop).
+    """
+
+    reader: Literal["mathverse"]
+    versions: Annotated[
+        tuple[
+            Literal["Text Dominant", "Text Lite", "Vision Intensive", "Vision Dominant", "Vision Only"],
+            ...,
+        ],
+        Field(min_length=1),
+    ]
+    choices: Literal["value", "drop"]
+
+
+class MAYERows(Rows):
+    """ManTle/MAYE, the paper's own release: JSONL files of three splits for each of its data sets."""
+
+    reader: Literal["maye"]
+    dataset: Literal["mm_math", "geometry3k"]
+    split: Literal["train", "validation", "test"]
+
+
+class InterGPSRows(Rows):
+    """Geometry3K as InterGPS released it: one folder a problem, with data.json and img_diagram.png."""
+
+    reader: Literal["intergps"]
+
+
+class JsonlRows(Rows):
+    """Problems in the paper's record: question, answer, solution, id, image.
+
+    Attributes:
+        file: in the folder; image paths in it are relative to it.
+    """
+
+    reader: Literal["jsonl"]
+    file: str
+
+
+AnyRows = Annotated[
+    Geometry3KRows | MMMathRows | MathVerseRows | MAYERows | InterGPSRows | JsonlRows, Field(discriminator="reader")
+]
+
+
+class RealProblems(Settings):
+    """Somebody else's problems, each split from a reader.
+
+    Attributes:
+        shuffle: seed of a row order that depends on nothing but it and the rows' ids; null: the order of the files.
+        answers: leave out problems whose answer is no number (numeric, as the paper does), or keep them (any).
+        allow_leaks: ids that may stand in a test or validation split although train has the same problem.
+    """
+
+    source: Literal["real"]
+    shuffle: Natural | None
+    answers: Literal["numeric", "any"]
+    allow_leaks: tuple[str, ...]
+    train: AnyRows
+    validation: AnyRows
+    test: AnyRows
+
+    @property
+    def splits(self) -> dict[str, AnyRows]:
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+Problems = Annotated[GeneratedProblems | RealProblems, Field(discriminator="source")]
+
+
+class Data(Settings):
+    """A data set.
+
+    Attributes:
+        epochs: times SFT and RL go through train.
+    """
+
+    epochs: Count
+    judge: JudgeRules
+    problems: Problems
+
+
+class PromptSettings(Settings):
+    """How a problem is put to a model, the same for SFT, RL, evaluation and every sampler.
+
+    Attributes:
+        instruction: follows the question, on a line of its own; "" for none.
+        min_pixels, max_pixels: the picture is scaled to between so many pixels, sides kept in proportion.
+    """
+
+    instruction: str
+    min_pixels: Count
+    max_pixels: Count
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels={self.min_pixels} must not be above max_pixels={self.max_pixels}")
+        return self
+
+
+# --- base models -----------------------------------------------------------------------------------------------------
+
+
+class Checkpoint(Settings):
+    """A base model that exists: a folder as `save_pretrained` writes it.
+
+    Attributes:
+        path: a name under `download`, or a folder of this machine.
+    """
+
+    source: Literal["checkpoint"]
+    path: str
+
+
+class Noise(Settings):
+    """How imperfect the solutions in the pre-training corpus are; every value a probability.
+
+    Attributes:
+        slip: a step of a calculation comes out wrong (half of that when it is done again in a reflection).
+        direct: only an answer is given, without a calculation.
+        reflection: a right calculation is reflected on; a wrong one is three times as often.
+        textbook: the numbers and the theorem are stated as the golden solutions state them.
+    """
+
+    slip: Share
+    direct: Share
+    reflection: Share
+    textbook: Share
+
+
+class Recipe(Settings):
+    """A tiny base model, built and pre-trained from scratch (`stages.model.pretrain`).
+
+    Attributes:
+        architecture: the transformers class.
+        pictures: distinct figures in the corpus.
+        glyph_steps: updates of the vision tower on reading the glyph in every cell of the figure.
+        steps: updates of the language model on captions, arithmetic and imperfect solutions.
+        batch_size: rows of an update.
+        read_share: the gate: share of held-out figures whose numbers the finished model must read without a mistake.
+    """
+
+    source: Literal["recipe"]
+    architecture: Literal["qwen2_5_vl", "qwen2_vl"]
+    hidden_size: Count
+    layers: Count
+    vision_size: Count
+    vision_layers: Count
+    seed: Natural
+    noise: Noise
+    pictures: Count
+    glyph_steps: Count
+    glyph_learning_rate: Positive
+    steps: Count
+    batch_size: Count
+    learning_rate: Positive
+    read_share: Share
+
+
+Base = Annotated[Checkpoint | Recipe, Field(discriminator="source")]
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+class Optimizer(Settings):
+    """AdamW with linear warm-up and cosine decay to zero (paper, Appendix A).
+
+    Attributes:
+        learning_rate: at the end of the warm-up.
+        warmup_ratio: share of all updates.
+        clip_grad_norm: the gradient's largest 2-norm.
+    """
+
+    learning_rate: Positive
+    warmup_ratio: Share
+    betas: tuple[Beta, Beta]
+    eps: Positive
+    weight_decay: NonNegative
+    clip_grad_norm: Positive
+
+
+class SFT(Settings):
+    """Supervised fine-tuning on the golden solutions.
+
+    Attributes:
+        batch_size: problems of an update.
+        backward_batch_size: problems of a backward pass; only about memory.
+    """
+
+    optimizer: Optimizer
+    batch_size: Count
+    backward_batch_size: Count
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        _must_divide(self, "backward_batch_size", "batch_size")
+        return self
+
+
+class Sampling(Settings):
+    """How responses are drawn.
+
+    Attributes:
+        max_new_tokens: tokens after which a response is cut off.
+    """
+
+    temperature: Positive
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    max_new_tokens: Count
+
+
+class Rewards(Settings):
+    """Weight of each reward in a response's score (0 leaves it out of the sum, not out of the records)."""
+
+    accuracy: float
+    language: float
+
+
+class RL(Settings):
+    """Reinforcement learning, under the paper's names (Sec. 3, Eq. 1, Appendix A).
+
+    Attributes:
+        algorithm: what a response is measured against: the batch (reinforce_plus_plus) or its siblings (grpo).
+        batch_size: queries of a generation step.
+        group_size: responses to each query.
+        forward_batch_size: responses of a pass without gradient.
+        ppo_batch_size: responses of an update.
+        ppo_backward_batch_size: responses of a backward pass; only about memory.
+        ppo_epochs: times a generation step's responses are gone through.
+        epsilon: clipping range of the ratio.
+        gamma: discount of a token's return.
+        beta_rew: weight of the KL penalty in the reward.
+        beta_loss: weight of the KL term in the loss.
+        advantage_norm: divide advantages by their standard deviation.
+        loss_average: mean within a response first (Eq. 1), or over all tokens of an update.
+    """
+
+    algorithm: Literal["reinforce_plus_plus", "grpo"]
+    optimizer: Optimizer
+    batch_size: Count
+    group_size: Count
+    forward_batch_size: Count
+    ppo_batch_size: Count
+    ppo_backward_batch_size: Count
+    ppo_epochs: Count
+    epsilon: Positive
+    gamma: Share
+    beta_rew: NonNegative
+    beta_loss: NonNegative
+    advantage_norm: bool
+    loss_average: Literal["response", "token"]
+    sampling: Sampling
+    rewards: Rewards
+
+    @property
+    def responses(self) -> int:
+        """Responses of a generation step."""
+        return self.batch_size * self.group_size
+
+    @property
+    def updates(self) -> int:
+        """Optimiser steps of a generation step."""
+        return self.ppo_epochs * (self.responses // self.ppo_batch_size)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.responses % self.ppo_batch_size:
+            raise ValueError(
+                f"ppo_batch_size={self.ppo_batch_size} must divide the {self.responses} responses of a "
+                f"generation step (batch_size={self.batch_size} x group_size={self.group_size})"
+            )
+        _must_divide(self, "ppo_backward_batch_size", "ppo_batch_size")
+        if self.algorithm == "grpo" and self.group_size < 2:
+            raise ValueError("group_size=1, but grpo compares a response with its siblings: at least 2")
+        if self.algorithm == "grpo" and (self.gamma != 1 or self.beta_rew != 0):
+            raise ValueError("grpo scores whole responses: gamma must be 1.0 and beta_rew 0.0")
+        if self.sampling.temperature != 1 or self.sampling.top_p != 1:
+            raise ValueError("sampling: temperature and top_p must be 1.0, so that the policy that is updated sampled")
+        return self
+
+
+def _must_divide(settings: Settings, part: str, whole: str) -> None:
+    a, b = getattr(settings, part), getattr(settings, whole)
+    if b % a:
+        raise ValueError(f"{part}={a} must divide {whole}={b}")
+
+
+# --- evaluation ------------------------------------------------------------------------------------------------------
+
+
+class EvaluationSetting(Settings):
+    """One generation setting of the evaluation scheme (Sec. 4).
+
+    Attributes:
+        samples: responses to each problem; with more than one, a problem counts as solved if any is correct.
+    """
+
+    samples: Count
+    temperature: Positive
+    top_p: Annotated[float, Field(gt=0, le=1)]
+
+
+class Evaluate(Settings):
+    """Which problems are answered, and how.
+
+    Attributes:
+        settings: by the name that tables and figures print.
+        batch_size: responses that are sampled side by side.
+    """
+
+    splits: Annotated[tuple[Literal["validation", "test"], ...], Field(min_length=1)]
+    settings: Annotated[dict[SettingName, EvaluationSetting], Field(min_length=1)]
+    max_new_tokens: Count
+    batch_size: Count
+
+
+class Scores(Settings):
+    """What is computed from the responses.
+
+    Attributes:
+        reflection_words: words that mark a response as reflective (Sec. 4).
+        whole_words: match whole words; otherwise any substring, as the released code does.
+    """
+
+    reflection_words: Annotated[tuple[str, ...], Field(min_length=1)]
+    whole_words: bool
+
+
+# --- the study -------------------------------------------------------------------------------------------------------
+
+
+class Grid(Settings):
+    """Which runs there are: every model with every data set, method and seed.
+
+    Attributes:
+        name: printed on the report.
+        methods: names from the sections `sft` and `rl`, and `vanilla` for the base model as it is.
+        skip: dataset/method pairs that are left out, as SFT where there are no solutions.
+        evaluate_every: epochs between evaluations; the last epoch is always evaluated.
+        keep_weights: keep the trained weights after they are evaluated.
+    """
+
+    name: Name
+    models: Annotated[tuple[Name, ...], Field(min_length=1)]
+    datasets: Annotated[tuple[Name, ...], Field(min_length=1)]
+    methods: Annotated[tuple[Name, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[Natural, ...], Field(min_length=1)]
+    skip: tuple[str, ...]
+    evaluate_every: Count
+    keep_weights: bool
+
+
+class Compute(Settings):
+    """Where training and evaluation run.
+
+    Attributes:
+        threads: of each job. Two jobs of one thread are faster than one of two.
+    """
+
+    device: Literal["cpu", "cuda"]
+    dtype: Literal["float32", "bfloat16"]
+    threads: Count
+
+
+class Resources(Settings):
+    """What schedulers are told; no result depends on it.
+
+    Attributes:
+        memory_mb: of each training or evaluation job.
+    """
+
+    memory_mb: Count

@@ -1,0 +1,285 @@
+"""A whole study: its grid, and the settings of each of its jobs."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
+
+from stages.config.runs import (
+    BaseRun,
+    DataReportRun,
+    DataRun,
+    DownloadRun,
+    Evaluated,
+    EvaluateRun,
+    FiguresRun,
+    JudgeRun,
+    PreflightRun,
+    PretrainRun,
+    ReportRun,
+    RLRun,
+    ScoresRun,
+    SFTRun,
+    TablesRun,
+)
+from stages.config.sections import (
+    RL,
+    SFT,
+    Base,
+    Checkpoint,
+    Compute,
+    Data,
+    Download,
+    Evaluate,
+    GeneratedProblems,
+    Grid,
+    JsonlRows,
+    Name,
+    PromptSettings,
+    Recipe,
+    Resources,
+    Scores,
+    Settings,
+)
+
+VANILLA = "vanilla"
+DOWNLOADS = "results/download"
+
+
+class Study(Settings):
+    """A whole study: what is compared (`study`), and one section a stage."""
+
+    study: Grid
+    download: dict[Name, Download]
+    data: dict[Name, Data]
+    prompt: PromptSettings
+    base: dict[Name, Base]
+    sft: dict[Name, SFT]
+    rl: dict[Name, RL]
+    evaluate: Evaluate
+    scores: Scores
+    compute: Compute
+    resources: Resources
+
+    @model_validator(mode="after")
+    def _known_names(self) -> Self:
+        if twice := set(self.sft) & set(self.rl):
+            raise ValueError(f"rl.{min(twice)}: sft has a method of that name already")
+        for key, names, allowed in (
+            ("models", self.study.models, list(self.base)),
+            ("datasets", self.study.datasets, list(self.data)),
+            ("methods", self.study.methods, [VANILLA, *self.sft, *self.rl]),
+        ):
+            for name in names:
+                if name not in allowed:
+                    raise ValueError(f"study.{key}: {name!r} is not defined (allowed: {', '.join(allowed)})")
+            if len(set(names)) < len(names):
+                raise ValueError(f"study.{key}: a name stands there twice ({', '.join(names)})")
+        pairs = [f"{dataset}/{method}" for dataset in self.study.datasets for method in self.study.methods]
+        for pair in self.study.skip:
+            if pair not in pairs:
+                raise ValueError(
+                    f"study.skip: {pair!r} is no dataset/method of the grid (there are: {', '.join(pairs)})"
+                )
+        sections: dict[str, dict[str, SFT] | dict[str, RL]] = {"sft": self.sft, "rl": self.rl}
+        for section, methods in sections.items():
+            for method in self.methods(section):
+                for dataset in [d for d in self.study.datasets if f"{d}/{method}" not in self.study.skip]:
+                    self._check_batch(f"{section}.{method}", methods[method].batch_size, dataset)
+        return self
+
+    def _check_batch(self, method: str, batch: int, dataset: str) -> None:
+        rows = self.rows(dataset, "train")
+        if rows is not None and rows < batch:
+            raise ValueError(f"{method}.batch_size: {batch} problems, but data.{dataset}.problems.train has {rows}")
+
+    def rows(self, dataset: str, split: str) -> int | None:
+        """Problems of a split; None where only its files can tell."""
+        problems = self.data[dataset].problems
+        if isinstance(problems, GeneratedProblems):
+            count: int = getattr(problems, split)
+            return count
+        take = problems.splits[split].take
+        return take[1] - take[0] if take else None
+
+    # the grid
+
+    def kind(self, method: str) -> Literal["vanilla", "sft", "rl"]:
+        """What a method is: the section its settings stand in."""
+        return "sft" if method in self.sft else "rl" if method in self.rl else "vanilla"
+
+    def methods(self, kind: str) -> list[str]:
+        """The grid's methods of a kind."""
+        return [method for method in self.study.methods if self.kind(method) == kind]
+
+    def save_epochs(self, dataset: str) -> tuple[int, ...]:
+        """Epochs whose weights are kept and evaluated."""
+        last = self.data[dataset].epochs
+        return tuple(e for e in range(1, last + 1) if e % self.study.evaluate_every == 0 or e == last)
+
+    def cells(self, kinds: Iterable[str]) -> list[str]:
+        """`model/dataset/method/seedK` of every run of these kinds."""
+        grid = self.study
+        return [
+            f"{model}/{dataset}/{method}/seed{seed}"
+            for model in grid.models
+            for dataset in grid.datasets
+            for method in grid.methods
+            for seed in grid.seeds
+            if self.kind(method) in kinds and f"{dataset}/{method}" not in grid.skip
+        ]
+
+    def sources(self, dataset: str) -> list[str]:
+        """Files that a data set is made from."""
+        problems = self.data[dataset].problems
+        if isinstance(problems, GeneratedProblems):
+            return []
+        found = set[str]()
+        for rows in problems.splits.values():
+            if (name := self._downloaded(rows.folder)) is not None:
+                found.add(f"{DOWNLOADS}/{name}/download.json")
+            elif isinstance(rows, JsonlRows):
+                found.add(os.path.join(rows.folder, rows.file))
+            else:
+                found |= {str(path) for path in Path(rows.folder).rglob("*") if path.is_file()}
+        return sorted(found)
+
+    def checkpoint_sources(self, model: str) -> list[str]:
+        """Files that a base model is copied from, if it is given as a checkpoint."""
+        base = self.base[model]
+        if not isinstance(base, Checkpoint):
+            return []
+        if (name := self._downloaded(base.path)) is not None:
+            return [f"{DOWNLOADS}/{name}/download.json"]
+        return sorted(str(path) for path in Path(base.path).glob("*") if path.is_file())
+
+    def _downloaded(self, folder: str) -> str | None:
+        """The name under `download` that a folder is of."""
+        path = Path(folder)
+        return path.name if str(path.parent) == DOWNLOADS and path.name in self.download else None
+
+    # the runs
+
+    def download_run(self, name: str) -> DownloadRun:
+        return DownloadRun(out=f"{DOWNLOADS}/{name}", name=name, settings=self.download[name])
+
+    def data_run(self, dataset: str) -> DataRun:
+        return DataRun(out=f"results/data/{dataset}", dataset=dataset, settings=self.data[dataset].problems)
+
+    def data_report_run(self, dataset: str) -> DataReportRun:
+        return DataReportRun(
+            out=f"results/data/{dataset}",
+            dataset=dataset,
+            data=f"results/data/{dataset}",
+            preflights={model: f"results/preflight/{model}/{dataset}" for model in self.study.models},
+        )
+
+    def pretrain_run(self, model: str) -> PretrainRun:
+        recipe = self.base[model]
+        if not isinstance(recipe, Recipe):
+            raise ValueError(f"base.{model}: a checkpoint, so there is nothing to pre-train")
+        return PretrainRun(out=f"results/pretrain/{model}", model=model, settings=recipe, compute=self.compute)
+
+    def base_run(self, model: str) -> BaseRun:
+        base = self.base[model]
+        path = base.path if isinstance(base, Checkpoint) else f"results/pretrain/{model}"
+        return BaseRun(out=f"results/base/{model}", model=model, checkpoint=path)
+
+    def preflight_run(self, model: str, dataset: str) -> PreflightRun:
+        trained = [self.rl[method].sampling.max_new_tokens for method in self.methods("rl")]
+        learns = any(f"{dataset}/{method}" not in self.study.skip for method in self.methods("sft"))
+        return PreflightRun(
+            out=f"results/preflight/{model}/{dataset}",
+            model=model,
+            dataset=dataset,
+            base=f"results/base/{model}/checkpoint",
+            data=f"results/data/{dataset}",
+            prompt=self.prompt,
+            new_tokens=max([self.evaluate.max_new_tokens, *trained]),
+            solutions=None if not learns else "boxed" if self.data[dataset].judge.where == "box" else "any",
+        )
+
+    def sft_run(self, model: str, dataset: str, method: str, seed: int) -> SFTRun:
+        return SFTRun(**self._train_run("sft", model, dataset, method, seed), settings=self.sft[method])
+
+    def rl_run(self, model: str, dataset: str, method: str, seed: int) -> RLRun:
+        return RLRun(
+            **self._train_run("rl", model, dataset, method, seed),
+            judge=self.data[dataset].judge,
+            settings=self.rl[method],
+        )
+
+    def evaluate_run(self, model: str, dataset: str, method: str, seed: int) -> EvaluateRun:
+        kind = self.kind(method)
+        epochs = () if kind == "vanilla" else self.save_epochs(dataset)
+        folder = f"results/{kind}/{model}/{dataset}/{method}/seed{seed}"
+        return EvaluateRun(
+            **self._model_run("evaluate", model, dataset, method, seed),
+            weights={str(epoch): f"{folder}/weights/epoch{epoch}.safetensors" for epoch in epochs},
+            settings=self.evaluate,
+        )
+
+    def judge_run(self, model: str, dataset: str, method: str, seed: int) -> JudgeRun:
+        cell = f"{model}/{dataset}/{method}/seed{seed}"
+        return JudgeRun(
+            out=f"results/judge/{cell}",
+            responses=f"results/evaluate/{cell}",
+            workers=self.compute.threads,
+            settings=self.data[dataset].judge,
+        )
+
+    def evaluated(self) -> tuple[Evaluated, ...]:
+        """Every evaluation of the grid."""
+        return tuple(
+            Evaluated(responses=f"results/evaluate/{cell}", verdicts=f"results/judge/{cell}")
+            for cell in self.cells(["vanilla", "sft", "rl"])
+        )
+
+    def scores_run(self) -> ScoresRun:
+        return ScoresRun(
+            out="results/scores",
+            trained=tuple(f"results/rl/{cell}" for cell in self.cells(["rl"])),
+            evaluated=self.evaluated(),
+            samples={name: setting.samples for name, setting in self.evaluate.settings.items()},
+            order=tuple(self.evaluate.settings),
+            settings=self.scores,
+        )
+
+    def tables_run(self) -> TablesRun:
+        return TablesRun(out="results/tables", scores="results/scores")
+
+    def figures_run(self) -> FiguresRun:
+        return FiguresRun(
+            out="results/figures", scores="results/scores", methods={m: self.kind(m) for m in self.study.methods}
+        )
+
+    def report_run(self) -> ReportRun:
+        return ReportRun(
+            out="results/report",
+            study=self.study.name,
+            scores="results/scores",
+            tables="results/tables",
+            figures="results/figures",
+            evaluated=self.evaluated(),
+            setting=min(self.evaluate.settings, key=lambda name: self.evaluate.settings[name].temperature),
+            data={dataset: f"results/data/{dataset}" for dataset in self.study.datasets},
+        )
+
+    def _train_run(self, stage: str, model: str, dataset: str, method: str, seed: int) -> dict[str, Any]:
+        epochs = {"epochs": self.data[dataset].epochs, "save_epochs": self.save_epochs(dataset)}
+        return self._model_run(stage, model, dataset, method, seed) | epochs
+
+    def _model_run(self, stage: str, model: str, dataset: str, method: str, seed: int) -> dict[str, Any]:
+        return {
+            "out": f"results/{stage}/{model}/{dataset}/{method}/seed{seed}",
+            "model": model,
+            "dataset": dataset,
+            "method": method,
+            "seed": seed,
+            "base": f"results/base/{model}/checkpoint",
+            "data": f"results/data/{dataset}",
+            "prompt": self.prompt,
+            "compute": self.compute,
+        }

@@ -1,0 +1,196 @@
+"""Is a response's answer right? A hard time limit, exact arithmetic for plain numbers, math-verify for all else.
+
+`is_correct` judges one pair, a `Judge` judges many. Reading and comparing plain numbers happens in this process, in
+time linear in the text. Everything else goes to worker processes (`answer_worker`), which are started when the first
+such pair comes, and are killed and replaced when one takes too long: that answer is "timed out", not in silence wrong.
+"""
+
+import atexit
+import functools
+import json
+import os
+import queue
+import select
+import subprocess
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, Any, Literal, Self, cast
+
+from stages.evaluation.answer_text import plain
+from stages.evaluation.comparison import Task, UndecidedError, decide, look
+from stages.evaluation.numbers import Rules
+
+VERSION = f"answers-1 math-verify-{version('math-verify')}"
+
+Outcome = Literal["correct", "incorrect", "no answer", "timed out"]
+
+# What somebody expects who asks about any two texts.
+DEFAULT = Rules(where="text", form="expression", relative_tolerance=1e-9, decimals=4, percent="unit")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge says of one response, and what it compared: the answer found, if any, and the one wanted."""
+
+    outcome: Outcome
+    found: str | None
+    wanted: str
+
+    @property
+    def correct(self) -> bool:
+        return self.outcome == "correct"
+
+    def __bool__(self) -> bool:
+        return self.correct
+
+
+class Worker:
+    """One process that does mathematics, started when it is first asked, and again after it had to be killed."""
+
+    def __init__(self, seconds: float, memory: int) -> None:
+        self.seconds, self.memory = seconds, memory
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def ask(self, task: Task, rules: Rules) -> dict[str, Any] | None:
+        """The worker's reply; None if it took too long or died."""
+        question = json.dumps({**task._asdict(), "rules": rules.model_dump()}) + "\n"
+        try:
+            process = self.process if self.process and self.process.poll() is None else self._start()
+            stdin, stdout = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
+            stdin.write(question.encode())
+            stdin.flush()
+            poll = select.poll()
+            poll.register(stdout, select.POLLIN)
+            if poll.poll(1000 * self.seconds) and (line := stdout.readline()):
+                return cast(dict[str, Any], json.loads(line))
+        except BrokenPipeError:
+            pass
+        self.stop()
+        return None
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self.stop()
+        command = [sys.executable, "-m", "stages.evaluation.answer_worker", str(self.seconds), str(self.memory)]
+        root = str(Path(__file__).parents[2])
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
+        )
+        # Importing sympy takes longer than most answers and does not count against their time.
+        if cast(IO[bytes], self.process.stdout).readline() != b"ready\n":
+            raise RuntimeError(f"the judge's worker did not start: {' '.join(command)}")
+        return self.process
+
+    def stop(self) -> None:
+        if self.process is None:
+            return
+        self.process.kill()
+        self.process.communicate()
+        self.process = None
+
+
+class Judge:
+    """Judges many responses; worker processes stay alive until it is closed."""
+
+    def __init__(
+        self, workers: int = 1, seconds: float = 5.0, memory: int = 2 * 2**30, remembered: int = 10_000
+    ) -> None:
+        """A judge.
+
+        Args:
+            workers: processes for what is not a plain number.
+            seconds: that one answer may take.
+            memory: bytes of address space that a worker may use.
+            remembered: verdicts of workers that are kept, the latest used ones.
+        """
+        self.workers = [Worker(seconds, memory) for _ in range(workers)]
+        self.remembered = remembered
+        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        for worker in self.workers:
+            self._idle.put(worker)
+        self._threads = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="judge")
+        self._known: OrderedDict[tuple[Task, Rules], Verdict] = OrderedDict()
+        self._lock = threading.Lock()
+        self._owner = os.getpid()
+
+    def verdicts(self, responses: Sequence[str], answers: Sequence[str], rules: Rules = DEFAULT) -> list[Verdict]:
+        """A verdict for each response and the answer to its problem.
+
+        Raises:
+            ValueError: there are more responses than answers, or fewer.
+        """
+        if self._owner != os.getpid():
+            raise RuntimeError("a Judge cannot be used in a forked process: make one there")
+        found: list[Verdict | Task] = [
+            _at_once(response, answer, rules) for response, answer in zip(responses, answers, strict=True)
+        ]
+        tasks = dict.fromkeys(item for item in found if isinstance(item, Task))
+        judged = dict(zip(tasks, self._threads.map(lambda task: self._ask(task, rules), tasks), strict=True))
+        return [judged[item] if isinstance(item, Task) else item for item in found]
+
+    def _ask(self, task: Task, rules: Rules) -> Verdict:
+        with self._lock:
+            if (task, rules) in self._known:
+                self._known.move_to_end((task, rules))
+                return self._known[task, rules]
+        worker = self._idle.get()
+        try:
+            reply = worker.ask(task, rules)
+        finally:
+            self._idle.put(worker)
+        verdict = Verdict(**reply) if reply else Verdict("timed out", task.found, task.wanted)
+        with self._lock:
+            self._known[task, rules] = verdict
+            if len(self._known) > self.remembered:
+                self._known.popitem(last=False)
+        return verdict
+
+    def close(self) -> None:
+        """End the workers. In a forked child they are left alone, because they are the parent's."""
+        if self._owner != os.getpid():
+            return
+        self._threads.shutdown()
+        for worker in self.workers:
+            worker.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _at_once(response: str, answer: str, rules: Rules) -> Verdict | Task:
+    """The verdict where it takes no mathematics, else what to ask a worker."""
+    task = look(response, answer, rules)
+    if task is None:
+        return Verdict("no answer", None, answer)
+    if task.found_in_text or task.wanted_in_text:
+        if plain(task.found).casefold() == plain(task.wanted).casefold() != "":
+            return Verdict("correct", task.found, task.wanted)
+        return task
+    try:
+        right = decide(task.found, task.wanted, rules)
+    except UndecidedError:
+        return task
+    return Verdict("correct" if right else "incorrect", task.found, task.wanted)
+
+
+@functools.cache
+def _judge_of(process: int) -> Judge:
+    """The judge of one process: a forked child starts workers of its own."""
+    judge = Judge()
+    atexit.register(judge.close)
+    return judge
+
+
+def is_correct(response: str, answer: str, rules: Rules = DEFAULT) -> Verdict:
+    """Whether a response's answer is the problem's answer; the verdict is true only if it is."""
+    verdict = _at_once(response, answer, rules)
+    return verdict if isinstance(verdict, Verdict) else _judge_of(os.getpid()).verdicts([response], [answer], rules)[0]

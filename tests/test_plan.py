@@ -1,0 +1,49 @@
+"""What a study means, counted by hand."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stages.config import load_study
+from workflow.plan import plan
+
+Write = Callable[[dict[str, Any]], Path]
+
+
+def lines(raw: dict[str, Any], write_study: Write) -> list[str]:
+    return plan(load_study(write_study(raw))).splitlines()
+
+
+def test_runs_responses_steps_and_gigabytes_by_hand(
+    raw_study: dict[str, Any], write_study: Write, tmp_path: Path
+) -> None:
+    """One model, two seeds; text: 16 train, 4 + 4 problems, epochs 2, 3 of 3; mine: 8 train, 2 + 10, epochs 2, 4."""
+    raw_study["study"] |= {"models": ["given"], "methods": ["vanilla", "sft", "grpo"]}
+    raw_study["data"]["mine"]["problems"]["validation"]["take"] = [0, 2]
+    path = write_study(raw_study)
+    (tmp_path / "models/given/model.safetensors").write_bytes(bytes(500_000_000))
+    found = plan(load_study(path)).splitlines()
+    assert found[0] == "Study example: 10 runs (4 vanilla, 2 sft, 4 rl); models: 1, data sets: 2, seeds: 2."
+    # RL: text 3 epochs x 16/4 steps x 16 responses, mine 4 x 8/4 x 16, two seeds: 2 x (192 + 128).
+    # Evaluation, one sample: vanilla 8 + 12, rl 2 x 8 + 2 x 12, sft 2 x 8, two seeds: 2 x (20 + 40 + 16).
+    # Steps: rl 4 updates x (12 + 8), sft 3 x 16/8, two seeds: 2 x (80 + 6).
+    assert found[1] == "Responses: 640 in RL training, 152 in evaluation. Optimiser steps: 172."
+    assert found[2] == "Trained weights: 12 epochs, 6 GB."  # 2 seeds x 2 epochs x (2 rl + 1 sft), half a GB each
+    assert found[3] == "Downloads: repository: about 0.1 GB."
+    assert len(found) == 4
+
+
+def test_what_is_not_known_is_said(raw_study: dict[str, Any], write_study: Write, tmp_path: Path) -> None:
+    raw_study["study"] |= {"models": ["tiny"], "datasets": ["mine"], "skip": [], "keep_weights": False}
+    raw_study["download"]["repository"]["revision"] = "main"
+    found = lines(raw_study, write_study)
+    assert found[2].endswith("each removed once evaluated.")
+    assert found[-2] == "Not pinned to a commit, so the files may change: download.repository."
+    assert found[-1] == "Not counted, because it is not known yet: the problems of mine/validation, the size of tiny."
+    counts = {split: {"taken": 5} for split in ("train", "validation", "test")}
+    (tmp_path / "results/data/mine").mkdir(parents=True)
+    (tmp_path / "results/data/mine/rows.json").write_text(json.dumps({"splits": counts}))
+    after = plan(load_study(tmp_path / "study.yaml")).splitlines()
+    assert after[-1] == "Not counted, because it is not known yet: the size of tiny."
+    assert after[1] != found[1]

@@ -1,0 +1,79 @@
+"""What a study means, before it runs: runs, responses, updates, checkpoints. Printed when Snakemake starts."""
+
+import json
+from pathlib import Path
+
+from stages.config import Checkpoint, Study
+from stages.training.schedule import steps_per_epoch
+
+GB = 1e9
+
+
+def plan(study: Study) -> str:
+    """A few lines; what is known only after a data set is prepared or a model is downloaded is said to be so."""
+    runs = {kind: [cell.split("/") for cell in study.cells([kind])] for kind in ("vanilla", "sft", "rl")}
+    grid = study.study
+    lines = [
+        f"Study {grid.name}: {sum(map(len, runs.values()))} runs ({len(runs['vanilla'])} vanilla, {len(runs['sft'])} sft, "
+        f"{len(runs['rl'])} rl); models: {len(grid.models)}, data sets: {len(grid.datasets)}, seeds: {len(grid.seeds)}."
+    ]
+    unknown: set[str] = set()
+    trained = updates = answered = 0
+    kept, size = 0, 0.0
+    for kind in runs:
+        for model, dataset, method, _ in runs[kind]:
+            epochs = study.save_epochs(dataset) if kind != "vanilla" else ()
+            for split in study.evaluate.splits:
+                problems = _problems(study, dataset, split, unknown)
+                samples = sum(setting.samples for setting in study.evaluate.settings.values())
+                answered += problems * samples * max(1, len(epochs))
+            kept += len(epochs)
+            size += len(epochs) * _gigabytes(study, model, unknown)
+            if kind == "vanilla":
+                continue
+            settings = study.sft[method] if kind == "sft" else study.rl[method]
+            problems = _problems(study, dataset, "train", unknown)
+            steps = study.data[dataset].epochs * (steps_per_epoch(problems, settings.batch_size) if problems else 0)
+            updates += steps * (1 if kind == "sft" else study.rl[method].updates)
+            trained += steps * study.rl[method].responses if kind == "rl" else 0
+    removed = "" if grid.keep_weights else ", each removed once evaluated"
+    lines += [
+        f"Responses: {trained:,} in RL training, {answered:,} in evaluation. Optimiser steps: {updates:,}.",
+        f"Trained weights: {kept} epochs, {_rounded(size)} GB{removed}.",
+    ]
+    if study.download:
+        fetched = sum(download.gigabytes for download in study.download.values())
+        lines.append(f"Downloads: {', '.join(study.download)}: about {_rounded(fetched)} GB.")
+        moving = [name for name, download in study.download.items() if not download.is_pinned]
+        if moving:
+            lines.append(f"Not pinned to a commit, so the files may change: download.{', download.'.join(moving)}.")
+    if unknown:
+        lines.append(f"Not counted, because it is not known yet: {', '.join(sorted(unknown))}.")
+    return "\n".join(lines)
+
+
+def _rounded(gigabytes: float) -> str:
+    return f"{gigabytes:,.0f}" if gigabytes >= 100 else f"{gigabytes:.2g}"
+
+
+def _problems(study: Study, dataset: str, split: str, unknown: set[str]) -> int:
+    """Problems of a split: as the study says, or as they were when it was prepared."""
+    count = study.rows(dataset, split)
+    prepared = Path(study.data_run(dataset).out, "rows.json")
+    if count is None and prepared.is_file():
+        count = json.loads(prepared.read_text(encoding="utf-8"))["splits"][split]["taken"]
+    if count is None:
+        unknown.add(f"the problems of {dataset}/{split}")
+    return count or 0
+
+
+def _gigabytes(study: Study, model: str, unknown: set[str]) -> float:
+    """Of one epoch's weights: at most those of the base."""
+    base = study.base[model]
+    folder = Path(study.base_run(model).checkpoint)
+    found = sum(path.stat().st_size for path in folder.glob("*.safetensors")) / GB
+    if not found and isinstance(base, Checkpoint) and folder.name in study.download:
+        return study.download[folder.name].gigabytes
+    if not found:
+        unknown.add(f"the size of {model}")
+    return found
