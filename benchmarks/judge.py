@@ -17,9 +17,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from stages.evaluation.answers import DEFAULT, Judge, Rules
+from stages.config import JudgeRules
+from stages.evaluation.answers import DEFAULT, Judge
 
-NUMBERS_IN_BOXES = Rules(where="box", form="number", relative_tolerance=1e-4, decimals=None, percent="unit")
+NUMBERS_IN_BOXES = JudgeRules(where="box", form="number", relative_tolerance=1e-4, decimals=None, percent="unit")
 ROUNDS = 5
 LIMIT, SLACK = 1.0, 2.0  # seconds; slack is for starting a worker on a busy machine
 
@@ -79,7 +80,7 @@ def synthetic(n: int = 2000) -> dict[str, list[tuple[str, str]]]:
     return {"synthetic, short": short, "synthetic, long": long}
 
 
-def answers_per_second(pairs: list[tuple[str, str]], rules: Rules) -> float:
+def answers_per_second(pairs: list[tuple[str, str]], rules: JudgeRules) -> float:
     """Median rate of one worker that is already running and has seen none of the pairs; repeated pairs count once."""
     responses, answers = zip(*dict.fromkeys(pairs), strict=True)
     rates = []
@@ -126,7 +127,7 @@ def fuzz(pairs: list[tuple[str, str]], seconds: float, seed: int) -> str:
     """Judges mutated pairs under all kinds of rules; AssertionError, with the pair, if a verdict is late or none."""
     rng = random.Random(seed)
     rules = [
-        Rules(where=w, form=f, relative_tolerance=t, decimals=d, percent=p)
+        JudgeRules(where=w, form=f, relative_tolerance=t, decimals=d, percent=p)
         for w in ("box", "text")
         for f in ("number", "expression")
         for t, d in ((0.0, None), (1e-4, 2))

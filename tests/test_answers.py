@@ -17,20 +17,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from stages.config import JudgeRules
 from stages.evaluation.answer_text import boxed, bracket, conclusion, items, plain
-from stages.evaluation.answers import DEFAULT, VERSION, Judge, Rules, Verdict, is_correct
+from stages.evaluation.answers import DEFAULT, VERSION, Judge, Verdict, is_correct
 from stages.evaluation.numbers import read_number
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 PAIRS = DATA / "answer_pairs.jsonl"
 GEOQA = DATA / "geoqa_r1v_outputs"
 
-NUMBER = Rules(where="box", form="number", relative_tolerance=1e-4, decimals=None, percent="unit")
+NUMBER = JudgeRules(where="box", form="number", relative_tolerance=1e-4, decimals=None, percent="unit")
 OUTCOMES = {"correct", "incorrect", "no answer", "timed out"}
 
 
-def changed(rules: Rules, **changes: object) -> Rules:
-    return Rules(**{**rules.model_dump(), **changes})
+def changed(rules: JudgeRules, **changes: object) -> JudgeRules:
+    return JudgeRules(**{**rules.model_dump(), **changes})
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +207,7 @@ WRONG_NUMBERS = [
 
 @pytest.mark.parametrize(("said", "answer"), RIGHT_NUMBERS)
 @pytest.mark.parametrize("rules", [NUMBER, changed(DEFAULT, relative_tolerance=1e-4)], ids=["number", "expression"])
-def test_right_numbers(judge: Judge, said: str, answer: str, rules: Rules) -> None:
+def test_right_numbers(judge: Judge, said: str, answer: str, rules: JudgeRules) -> None:
     assert judge.verdicts([rf"The answer is \boxed{{{said}}}."], [answer], rules)[0]
 
 
@@ -540,7 +541,7 @@ NUMBERS = st.one_of(
     st.tuples(st.integers(-999, 999), st.integers(1, 999)).map(lambda f: rf"\frac{{{f[0]}}}{{{f[1]}}}"),
 )
 RULES = st.builds(
-    Rules,
+    JudgeRules,
     where=st.sampled_from(["box", "text"]),
     form=st.sampled_from(["number", "expression"]),
     relative_tolerance=st.sampled_from([0.0, 1e-4]),
@@ -557,7 +558,7 @@ def test_number_rules_never_raise(response: str, answer: str) -> None:
 
 @settings(max_examples=60)
 @given(TEXTS, TEXTS, RULES)
-def test_the_judge_never_raises(judge: Judge, response: str, answer: str, rules: Rules) -> None:
+def test_the_judge_never_raises(judge: Judge, response: str, answer: str, rules: JudgeRules) -> None:
     for text in (response, f"\\boxed{{{response}}}"):
         verdict = judge.verdicts([text], [answer], rules)[0]
         assert verdict.outcome in OUTCOMES
@@ -565,7 +566,7 @@ def test_the_judge_never_raises(judge: Judge, response: str, answer: str, rules:
 
 
 @given(NUMBERS, RULES)
-def test_every_number_is_itself(number: str, rules: Rules) -> None:
+def test_every_number_is_itself(number: str, rules: JudgeRules) -> None:
     assert is_correct(f"\\boxed{{{number}}}", number, rules)
 
 

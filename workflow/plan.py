@@ -13,9 +13,10 @@ def plan(study: Study) -> str:
     """A few lines; what is known only after a data set is prepared or a model is downloaded is said to be so."""
     runs = {kind: [cell.split("/") for cell in study.cells([kind])] for kind in ("vanilla", "sft", "rl")}
     grid = study.study
+    counts = ", ".join(f"{len(cells)} {kind}" for kind, cells in runs.items())
     lines = [
-        f"Study {grid.name}: {sum(map(len, runs.values()))} runs ({len(runs['vanilla'])} vanilla, {len(runs['sft'])} sft, "
-        f"{len(runs['rl'])} rl); models: {len(grid.models)}, data sets: {len(grid.datasets)}, seeds: {len(grid.seeds)}."
+        f"Study {grid.name}: {sum(map(len, runs.values()))} runs ({counts}); models: {len(grid.models)}, "
+        f"data sets: {len(grid.datasets)}, seeds: {len(grid.seeds)}."
     ]
     unknown: set[str] = set()
     trained = updates = answered = 0

@@ -130,8 +130,8 @@ def _explained(kind: type[Settings], mistake: Any) -> str:
     if mistake["type"].startswith("union_tag"):
         context = mistake["ctx"]
         said = "missing" if "tag" not in context else f"{context['tag']!r} is not known"
-        allowed = ", ".join(tag for part in _parts(found) for tag in _tags(part))
-        return f"{path}.{context['discriminator'].strip(chr(39))}: {said} (allowed: {allowed})"
+        known = ", ".join(tag for part in _parts(found) for tag in _tags(part))
+        return f"{path}.{context['discriminator'].strip(chr(39))}: {said} (allowed: {known})"
     if mistake["type"] == "missing":
         return f"{path}: missing"
     if mistake["type"] == "value_error":

@@ -64,7 +64,7 @@ class JudgeRules(Settings):
 
     where: Literal["box", "text"]
     form: Literal["number", "expression"]
-    relative_tolerance: NonNegative
+    relative_tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     decimals: Natural | None
     percent: Literal["unit", "hundredth"]
 

@@ -16,13 +16,14 @@ import warnings
 from fractions import Fraction
 from typing import Any
 
-import sympy  # type: ignore[import-untyped]
-from latex2sympy2_extended.latex2sympy2 import normalize_latex  # type: ignore[import-untyped]
+import sympy
+from latex2sympy2_extended.latex2sympy2 import normalize_latex
 from math_verify import LatexExtractionConfig, parse, verify
 from math_verify.parser import parse_latex_cached
 
+from stages.config import JudgeRules
 from stages.evaluation.comparison import Task, decide
-from stages.evaluation.numbers import Number, Rules, agree, read_number, split_percent, without_unit
+from stages.evaluation.numbers import Number, agree, read_number, split_percent, without_unit
 
 DIGITS = 50  # to which constants are computed before they are compared
 GRACE = 1.0  # seconds after which the timer ends what the parent should have ended
@@ -42,7 +43,7 @@ def extract(text: str) -> str | None:
     return str(found[-1]).removesuffix("\\%") + ("%" if has_percent else "")
 
 
-def expression(text: str, rules: Rules) -> Any:
+def expression(text: str, rules: JudgeRules) -> Any:
     """A normalised answer as a sympy object; None if it cannot be read as mathematics.
 
     Raises:
@@ -64,7 +65,7 @@ def expression(text: str, rules: Rules) -> Any:
     return value * hundredth if has_percent and isinstance(value, sympy.Expr) else value
 
 
-def constant(text: str, value: Any, rules: Rules) -> Number | None:
+def constant(text: str, value: Any, rules: JudgeRules) -> Number | None:
     """The real number that an answer is, exact or to many digits; None for any other answer."""
     if number := read_number(text, rules.percent):
         return number
@@ -76,7 +77,7 @@ def constant(text: str, value: Any, rules: Rules) -> Number | None:
     return Number(Fraction(str(computed)), None)
 
 
-def equal(found: str, wanted: str, rules: Rules) -> bool:
+def equal(found: str, wanted: str, rules: JudgeRules) -> bool:
     """Whether two normalised answers are the same mathematics."""
     said, gold = expression(found, rules), expression(wanted, rules)
     if said is None or gold is None:
@@ -92,7 +93,7 @@ def equal(found: str, wanted: str, rules: Rules) -> bool:
     return bool(verify(gold, said, timeout_seconds=None, raise_on_error=True))
 
 
-def judge(task: Task, rules: Rules) -> dict[str, Any]:
+def judge(task: Task, rules: JudgeRules) -> dict[str, Any]:
     """The verdict on a task, as JSON holds it."""
     found = extract(task.found) if task.found_in_text else task.found
     wanted = (extract(task.wanted) if task.wanted_in_text else None) or task.wanted
@@ -112,7 +113,7 @@ def main(seconds: float, memory: int) -> None:
     print("ready", file=verdicts, flush=True)
     for line in sys.stdin:
         question = json.loads(line)
-        rules = Rules(**question.pop("rules"))
+        rules = JudgeRules(**question.pop("rules"))
         task = Task(**question)
         signal.setitimer(signal.ITIMER_REAL, seconds + GRACE)
         try:

@@ -20,18 +20,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any, Literal, Self, cast
+from typing import IO, Any, Self, cast
 
+from stages.config import JudgeRules
 from stages.evaluation.answer_text import plain
 from stages.evaluation.comparison import Task, UndecidedError, decide, look
-from stages.evaluation.numbers import Rules
+from stages.records import Outcome
 
 VERSION = f"answers-1 math-verify-{version('math-verify')}"
 
-Outcome = Literal["correct", "incorrect", "no answer", "timed out"]
-
 # What somebody expects who asks about any two texts.
-DEFAULT = Rules(where="text", form="expression", relative_tolerance=1e-9, decimals=4, percent="unit")
+DEFAULT = JudgeRules(where="text", form="expression", relative_tolerance=1e-9, decimals=4, percent="unit")
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Worker:
         self.seconds, self.memory = seconds, memory
         self.process: subprocess.Popen[bytes] | None = None
 
-    def ask(self, task: Task, rules: Rules) -> dict[str, Any] | None:
+    def ask(self, task: Task, rules: JudgeRules) -> dict[str, Any] | None:
         """The worker's reply; None if it took too long or died."""
         question = json.dumps({**task._asdict(), "rules": rules.model_dump()}) + "\n"
         try:
@@ -115,11 +114,11 @@ class Judge:
         for worker in self.workers:
             self._idle.put(worker)
         self._threads = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="judge")
-        self._known: OrderedDict[tuple[Task, Rules], Verdict] = OrderedDict()
+        self._known: OrderedDict[tuple[Task, JudgeRules], Verdict] = OrderedDict()
         self._lock = threading.Lock()
         self._owner = os.getpid()
 
-    def verdicts(self, responses: Sequence[str], answers: Sequence[str], rules: Rules = DEFAULT) -> list[Verdict]:
+    def verdicts(self, responses: Sequence[str], answers: Sequence[str], rules: JudgeRules = DEFAULT) -> list[Verdict]:
         """A verdict for each response and the answer to its problem.
 
         Raises:
@@ -134,7 +133,7 @@ class Judge:
         judged = dict(zip(tasks, self._threads.map(lambda task: self._ask(task, rules), tasks), strict=True))
         return [judged[item] if isinstance(item, Task) else item for item in found]
 
-    def _ask(self, task: Task, rules: Rules) -> Verdict:
+    def _ask(self, task: Task, rules: JudgeRules) -> Verdict:
         with self._lock:
             if (task, rules) in self._known:
                 self._known.move_to_end((task, rules))
@@ -166,7 +165,7 @@ class Judge:
         self.close()
 
 
-def _at_once(response: str, answer: str, rules: Rules) -> Verdict | Task:
+def _at_once(response: str, answer: str, rules: JudgeRules) -> Verdict | Task:
     """The verdict where it takes no mathematics, else what to ask a worker."""
     task = look(response, answer, rules)
     if task is None:
@@ -190,7 +189,7 @@ def _judge_of(process: int) -> Judge:
     return judge
 
 
-def is_correct(response: str, answer: str, rules: Rules = DEFAULT) -> Verdict:
+def is_correct(response: str, answer: str, rules: JudgeRules = DEFAULT) -> Verdict:
     """Whether a response's answer is the problem's answer; the verdict is true only if it is."""
     verdict = _at_once(response, answer, rules)
     return verdict if isinstance(verdict, Verdict) else _judge_of(os.getpid()).verdicts([response], [answer], rules)[0]

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+from stages.config import JudgeRules
 from stages.evaluation.answer_text import (
     boxed,
     bracket,
@@ -25,18 +26,20 @@ from stages.evaluation.answer_text import (
     tagged,
     tail,
 )
-from stages.evaluation.numbers import LONGEST, Rules, agree, decimal_comma, read_number
+from stages.evaluation.numbers import LONGEST, agree, decimal_comma, read_number
 
 
 class UndecidedError(Exception):
     """Two answers cannot be compared as plain numbers and words; a worker has to do it."""
 
 
-def _not_here(found: str, wanted: str, rules: Rules) -> bool:
+def _not_here(found: str, wanted: str, rules: JudgeRules) -> bool:
     raise UndecidedError
 
 
-def decide(found: str, wanted: str, rules: Rules, mathematics: Callable[[str, str, Rules], bool] = _not_here) -> bool:
+def decide(
+    found: str, wanted: str, rules: JudgeRules, mathematics: Callable[[str, str, JudgeRules], bool] = _not_here
+) -> bool:
     """Whether an answer is the one wanted.
 
     Args:
@@ -106,7 +109,7 @@ class Task(NamedTuple):
     wanted_in_text: bool
 
 
-def look(response: str, answer: str, rules: Rules) -> Task | None:
+def look(response: str, answer: str, rules: JudgeRules) -> Task | None:
     """Where a response and the problem's answer say what is to be compared; None for a response without an answer."""
     wanted, wanted_in_text = _answer_in(answer)
     if rules.where == "box":

@@ -2,32 +2,9 @@
 
 import re
 from fractions import Fraction
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from pydantic import Field
-
-from stages.config import Natural, NonNegative, Settings
-
-
-class Rules(Settings):
-    """What counts as an answer and what as the right one.
-
-    Attributes:
-        where: box: only the last \\boxed{} of a response counts. text: without a box also an <answer> tag, and else
-            what the text ends with.
-        form: number: the answer must be a plain number (units and fractions allowed), so that \\boxed{3+4} is not 7;
-            expression: anything that equals the right answer.
-        relative_tolerance: largest error, as a share of the right answer.
-        decimals: rounding is forgiven from this many decimals on: 0.3333 is 1/3 if it is 4 or less, and an answer
-            given as 1.4142 accepts \\sqrt{2}. None: never.
-        percent: unit: 12 % is 12; hundredth: 12 % is 0.12. Never both.
-    """
-
-    where: Literal["box", "text"]
-    form: Literal["number", "expression"]
-    relative_tolerance: Annotated[NonNegative, Field(allow_inf_nan=False)]
-    decimals: Natural | None
-    percent: Literal["unit", "hundredth"]
+from stages.config import JudgeRules
 
 
 class Number(NamedTuple):
@@ -100,7 +77,7 @@ def _decimal(text: str) -> Number | None:
     return Number(Fraction(f"{sign}{digits}e{exponent or 0}"), max(0, places))
 
 
-def agree(said: Number, gold: Number, rules: Rules) -> bool:
+def agree(said: Number, gold: Number, rules: JudgeRules) -> bool:
     """Whether an answer is the right one, but for what the rules forgive."""
     error = abs(said.value - gold.value)
     if error <= Fraction(str(rules.relative_tolerance)) * abs(gold.value):
