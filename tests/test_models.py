@@ -5,17 +5,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForImageTextToText,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLForConditionalGeneration,
 )
 
-from stages.config import Recipe, Study, load_study
+from stages.config import Compute, Recipe, Study, load_study
 from stages.files import sha256
 from stages.model.base import check
 from stages.model.pretrain import pretrain, tokenizer_texts
 from stages.model.tiny import build_model, build_processor
+from stages.model.vlm import load
+from tests.conftest import PROMPT
 
 ROOT = Path(__file__).parent.parent
 NAMES = {
@@ -117,4 +120,39 @@ def test_a_tokenizer_of_another_model_is_noticed(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"image_token_id": 5}))
     with pytest.raises(ValueError, match="image_token_id=5"):
+        check(tmp_path)
+
+
+def sharded(folder: Path) -> list[Path]:
+    """A tiny checkpoint in two parts with their index, as large models come."""
+    for file in (ROOT / "models" / "qwen2_vl_tiny").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(weights)
+    parts = {"model-1-of-2.safetensors": names[::2], "model-2-of-2.safetensors": names[1::2]}
+    for part, held in parts.items():
+        save_file({name: weights[name] for name in held}, folder / part, metadata={"format": "pt"})
+    weight_map = {name: part for part, held in parts.items() for name in held}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return [folder / part for part in parts]
+
+
+def test_a_checkpoint_in_parts_is_one(tmp_path: Path) -> None:
+    sharded(tmp_path)
+    check(tmp_path)
+    compute = Compute(device="cpu", dtype="float32", threads=1)
+    whole = load(ROOT / "models" / "qwen2_vl_tiny", compute, PROMPT).model.state_dict()
+    parts = load(tmp_path, compute, PROMPT).model.state_dict()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "gone"])
+def test_a_part_that_is_not_whole_is_named(tmp_path: Path, damage: str) -> None:
+    _, part = sharded(tmp_path)
+    content = part.read_bytes()
+    part.unlink()
+    if damage == "truncated":
+        part.write_bytes(content[:-100])
+    with pytest.raises(ValueError, match=r"model-2-of-2\.safetensors: not whole .*; fetch it again"):
         check(tmp_path)

@@ -1,4 +1,4 @@
-"""A study of a hub repository, served on this machine, through every rule: download, data, preflight, training, judge."""
+"""A study of a hub repository, served on this machine, through every rule from download to report."""
 
 import json
 from collections.abc import Iterator
