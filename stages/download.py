@@ -21,8 +21,8 @@ from huggingface_hub.file_download import REGEX_COMMIT_HASH, repo_folder_name
 from huggingface_hub.hf_api import RepoFile
 from tenacity import before_sleep_log, retry, retry_if_exception, stop_after_attempt, wait_exponential
 
-from stages.config import Download, DownloadRun, load_run
-from stages.files import sha256, whole_folder
+from stages.config import DownloadRun, load_run
+from stages.files import link_or_copy, sha256, whole_folder
 
 TIMEOUT = 30  # seconds for the hub's first answer
 OURS = {"run.json", "download.json"}
@@ -80,8 +80,8 @@ def fetch(run: DownloadRun) -> tuple[str, Path, dict[str, int]]:
         ValueError: a pattern matches nothing, or a disk is too small.
         OSError, TransportError: whatever the hub's library raises.
     """
-    name, repo, kind, patterns = run.name, run.settings.repo, run.settings.kind, run.settings.files
-    commit, sizes = _listing(run.settings)
+    name, repo, kind, patterns = run.name, run.repo, run.kind, run.files
+    commit, sizes = _listing(run)
     wanted = dict[str, int]()
     for pattern in patterns:
         matching = {file: size for file, size in sizes.items() if fnmatchcase(file, pattern)}
@@ -91,18 +91,19 @@ def fetch(run: DownloadRun) -> tuple[str, Path, dict[str, int]]:
         wanted |= matching
     if taken := OURS & wanted.keys():
         raise ValueError(f"download.{name}.files: {min(taken)!r} is what a file of ours is called; leave it out")
-    cached = [f for f in wanted if isinstance(try_to_load_from_cache(repo, f, repo_type=kind, revision=commit), str)]
-    _check_space(run, sum(wanted[file] for file in cached) / 1e9, whole=len(cached) == len(wanted))
+    cached = {file: try_to_load_from_cache(repo, file, repo_type=kind, revision=commit) for file in wanted}
+    missing = sum(wanted[file] for file in wanted if not isinstance(cached[file], str))
+    _check_space(run, missing, sum(wanted.values()))
     return commit, Path(snapshot_download(repo, repo_type=kind, revision=commit, allow_patterns=[*patterns])), wanted
 
 
-def _listing(settings: Download) -> tuple[str, dict[str, int]]:
+def _listing(run: DownloadRun) -> tuple[str, dict[str, int]]:
     """The commit, and the size [bytes] of each of its files.
 
     A snapshot in the cache may be half of one, and without a listing snapshot_download does not notice. So where the
     cache has no listing, the hub is asked, or there is no download.
     """
-    api, repo, kind, revision = HfApi(), settings.repo, settings.kind, settings.revision
+    api, repo, kind, revision = HfApi(), run.repo, run.kind, run.revision
     if REGEX_COMMIT_HASH.fullmatch(revision) or constants.is_offline_mode():
         with suppress(errors.CachedRepoTreeNotFoundError):
             known = get_cached_repo_tree(repo, repo_type=kind, revision=revision)
@@ -115,20 +116,20 @@ def _listing(settings: Download) -> tuple[str, dict[str, int]]:
     return commit, {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
 
 
-def _check_space(run: DownloadRun, present: float, whole: bool) -> None:
-    """Stop where a disk is too small: the cache's for what is not yet present [GB], another one for a copy of all."""
+def _check_space(run: DownloadRun, missing: int, all_bytes: int) -> None:
+    """Stop where a disk is too small: the cache's for what is missing there, another one for a copy of all."""
     cache, out = (
         next(folder for folder in (path, *path.parents) if folder.is_dir())
         for path in (Path(constants.HF_HUB_CACHE).resolve(), Path(run.out).resolve())
     )
-    needed = {cache: 0.0 if whole else run.settings.gigabytes - present}
+    needed = {cache: missing}
     if cache.stat().st_dev != out.stat().st_dev:
-        needed[out] = run.settings.gigabytes
-    for folder, gigabytes in needed.items():
-        if gigabytes > (free := shutil.disk_usage(folder).free / 1e9):
+        needed[out] = all_bytes
+    for folder, size in needed.items():
+        if size > (free := shutil.disk_usage(folder).free):
             raise ValueError(
-                f"download.{run.name}.gigabytes: {gigabytes:.3g} GB are to come, but the disk of {folder} has "
-                f"{free:.3g} GB free; make room, or move the hub's cache (HF_HOME) or the results to another disk"
+                f"download.{run.name}: {size / 1e9:.3g} GB are to come, but the disk of {folder} has "
+                f"{free / 1e9:.3g} GB free; make room, or move the hub's cache (HF_HOME) or the results to another disk"
             )
 
 
@@ -143,10 +144,7 @@ def place(run: DownloadRun, commit: str, snapshot: Path, sizes: dict[str, int]) 
         for name in sizes:
             cached, file = snapshot / name, folder / name
             file.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(cached.resolve(), file)
-            except OSError:  # another disk, or one without hard links
-                shutil.copyfile(cached, file)
+            link_or_copy(cached, file)
             files[name] = {"size": file.stat().st_size, "sha256": sha256(file)}
             # A snapshot links to blobs that the cache names as the hub does: by sha256 if large, else by git's hash.
             blob = cached.parent / os.readlink(cached) if cached.is_symlink() else cached
@@ -161,7 +159,7 @@ def place(run: DownloadRun, commit: str, snapshot: Path, sizes: dict[str, int]) 
                 f"download.{run.name}: {', '.join(broken)}: not what the hub has, so no longer in the cache; run this "
                 "again to fetch it anew"
             )
-        told = {"commit": commit, "files": files} | run.settings.model_dump(include={"repo", "kind", "revision"})
+        told = {"commit": commit, "files": files} | run.model_dump(include={"repo", "kind", "revision"})
         text = json.dumps(told, indent=2, sort_keys=True) + "\n"
         (folder / "download.json").write_text(text, encoding="utf-8")
     # Readers take what lies here, so nothing of another revision may.
@@ -177,20 +175,20 @@ def _git_hash(path: Path) -> str:
 
 def _explained(run: DownloadRun, error: BaseException) -> str:
     """A failure with the key at fault and its value, or with the way around a network that is not there."""
-    key, settings = f"download.{run.name}", run.settings
-    page = f"{constants.ENDPOINT}/{'datasets/' if settings.kind == 'dataset' else ''}{settings.repo}"
+    key = f"download.{run.name}"
+    page = f"{constants.ENDPOINT}/{'datasets/' if run.kind == 'dataset' else ''}{run.repo}"
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
     match error:
         case errors.RevisionNotFoundError():
-            return f"{key}.revision: {settings.revision!r} is no revision of {settings.repo}; see {page}/commits/main"
+            return f"{key}.revision: {run.revision!r} is no revision of {run.repo}; see {page}/commits/main"
         case errors.RepositoryNotFoundError() if not isinstance(error, errors.GatedRepoError):
             return (
-                f"{key}.repo: {settings.repo!r} is no {settings.kind} of {constants.ENDPOINT}, or a private one; "
+                f"{key}.repo: {run.repo!r} is no {run.kind} of {constants.ENDPOINT}, or a private one; "
                 "correct repo or kind, or log in (`hf auth login`, or HF_TOKEN)"
             )
         case errors.HfHubHTTPError() if error.response.status_code in (401, 403):
             return (
-                f"{key}.repo: {settings.repo!r} is closed to you; accept its terms at {page}, then log in "
+                f"{key}.repo: {run.repo!r} is closed to you; accept its terms at {page}, then log in "
                 "(`hf auth login`, or HF_TOKEN)"
             )
         case errors.OfflineModeIsEnabled():
@@ -201,15 +199,15 @@ def _explained(run: DownloadRun, error: BaseException) -> str:
             reason += "; HF_HUB_DISABLE_XET=1 does without xet"
         case _ if not _is_temporary(error):
             return f"{key}: {reason}"
-    include = [part for pattern in settings.files for part in ("--include", pattern)]
-    revision = ["--repo-type", settings.kind, "--revision", settings.revision]
-    folder = repo_folder_name(repo_id=settings.repo, repo_type=settings.kind)
-    pinned = REGEX_COMMIT_HASH.fullmatch(settings.revision)
-    setting = {"dataset": "data.<dataset>.problems.<split>.folder", "model": "base.<model>.path"}[settings.kind]
+    include = [part for pattern in run.files for part in ("--include", pattern)]
+    revision = ["--repo-type", run.kind, "--revision", run.revision]
+    folder = repo_folder_name(repo_id=run.repo, repo_type=run.kind)
+    pinned = REGEX_COMMIT_HASH.fullmatch(run.revision)
+    setting = {"dataset": "data.<dataset>.problems.<split>.folder", "model": "base.<model>.path"}[run.kind]
     return (
         f"{key}: cannot be fetched from {constants.ENDPOINT} ({reason}), and is not whole in the cache. "
         "Where there is a network, run\n"
-        f"    {shlex.join(['hf', 'download', settings.repo, *revision, *include])}\n"
+        f"    {shlex.join(['hf', 'download', run.repo, *revision, *include])}\n"
         "and bring one of these here (cp -a, rsync -a):\n"
         f"  - from the cache there, ${{HF_HOME:-~/.cache/huggingface}}/hub/{folder}, to {constants.HF_HUB_CACHE}"
         f"{'' if pinned else '; then set HF_HUB_OFFLINE=1, so that nobody asks whether the branch has moved'}\n"

@@ -9,18 +9,6 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to; its file takes the name `path` when the block ends well, and is removed if it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A folder to write into; its entries move into `path` when the block ends well, else nothing does."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,6 +25,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
             os.replace(entry, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same file under another name, or where that is impossible (another disk) a copy."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def sha256(path: Path) -> str:

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from stages.config import JudgeRules
-from stages.evaluation.answer_text import boxed, bracket, conclusion, items, plain
+from stages.data.boxes import boxed
+from stages.evaluation.answer_text import bracket, conclusion, items, plain
 from stages.evaluation.answers import DEFAULT, VERSION, Judge, Verdict, is_correct
 from stages.evaluation.numbers import read_number
 

@@ -314,13 +314,16 @@ def test_paths_are_found_from_another_working_directory(
 def test_a_job_waits_for_the_files_it_reads(raw_study: RawStudy, write_study: Write, tmp_path: Path) -> None:
     raw_study["base"]["given"]["path"] = "repository"
     path = write_study(raw_study)
-    for name in ("validation.jsonl", "pictures.zip"):
+    rows = ({"image": "a.png"}, {"image": "gone.png"})
+    (tmp_path / "mine" / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("a.png", "b.png", "MM_Math.zip", "README.md"):
         (tmp_path / "mine" / name).write_text("")
     study = load_study(path)
     assert study.sources("text") == []
-    # Of a repository its manifest; of a folder all files, because its reader may use any.
+    # Of a repository its manifest; of a folder what the readers read, and the pictures that a JSONL file names.
     assert study.sources("mine") == [
-        "mine/pictures.zip",
+        "mine/MM_Math.zip",
+        "mine/a.png",
         "mine/validation.jsonl",
         "results/download/repository/download.json",
     ]
@@ -411,7 +414,7 @@ def runs(study: Study) -> dict[str, str]:
         ("prompt.max_pixels", 9999, {"preflight", "sft", "rl grpo", "rl rpp", "evaluate vanilla", "evaluate grpo"}),
         ("download.repository.revision", "main", {"download"}),
         ("base.tiny.noise.slip", 0.3, {"pretrain"}),
-        ("evaluate.max_new_tokens", 64, {"preflight", "evaluate vanilla", "evaluate grpo"}),
+        ("evaluate.max_new_tokens", 64, {"evaluate vanilla", "evaluate grpo"}),
         ("scores.reflection_words", ["hm"], {"scores"}),
         ("study.name", "another", {"report"}),
         ("study.seeds", [1, 2, 3], {"scores", "report"}),
@@ -469,7 +472,7 @@ def read_names() -> set[str]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 names.add(node.attr)
-    for path in [ROOT / "Snakefile", *ROOT.glob("workflow/**/*.smk")]:
+    for path in [ROOT / "Snakefile", *ROOT.glob("workflow/**/*.smk"), *ROOT.glob("workflow/*.py")]:
         if path.exists():
             names.update(re.findall(r"\.(\w+)", path.read_text()))
     return names

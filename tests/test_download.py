@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from huggingface_hub import constants, hf_hub_download
 
-from stages.config import Download, DownloadRun
+from stages.config import DownloadRun
 from stages.download import download
 from tests.hub import Hub, git_hash
 
@@ -64,9 +64,8 @@ def run(tmp_path: Path) -> Callable[..., DownloadRun]:
             "repo": REPO,
             "revision": OLD,
             "files": ("data/*.parquet", "README.md"),
-            "gigabytes": 0.001,
         }
-        return DownloadRun(out=str(tmp_path / out), name="real", settings=Download(**usual | settings))
+        return DownloadRun(out=str(tmp_path / out), name="real", **usual | settings)
 
     return changed
 
@@ -350,12 +349,15 @@ def test_a_cache_that_was_copied_without_its_links_is_good(
 
 
 def test_a_full_disk_is_seen_before(hub: Hub, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3e9))
-    message = refused(run(gigabytes=7.0))
-    assert "7 GB" in message and "3 GB" in message and message.startswith("download.real.gigabytes: ")
-    assert str(tmp_path) in message and not hub.fetched()
-    download(run(gigabytes=2.0))
-    download(run("second", gigabytes=7.0))  # is all there, and a link takes no space
+    size = sum(len(FILES[name]) for name in FILES if name.startswith("data/") or name == "README.md")
+    free = SimpleNamespace(free=size - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    message = refused(run())
+    assert message.startswith("download.real: ") and str(tmp_path) in message and not hub.fetched()
+    free.free = size
+    download(run())
+    free.free = 0
+    download(run("second"))  # is all there, and a link takes no space
 
 
 def test_another_disk_must_hold_a_copy(hub: Hub, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,34 +1,29 @@
 """Files and folders appear whole or not at all."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
-from stages.files import sha256, whole_file, whole_folder
+from stages.files import link_or_copy, sha256, whole_folder
 
 
 def names(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
 
 
-def test_a_file_appears_at_the_end(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "table.csv"
-    with whole_file(path) as partial:
-        partial.write_text("all")
-        assert not path.exists()
-    assert path.read_text() == "all"
-    assert names(tmp_path) == {"new", "new/table.csv"}
+def test_a_link_is_the_same_file_and_a_copy_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_text("all")
+    link_or_copy(tmp_path / "a", tmp_path / "link")
 
+    def no_link(*_: object) -> None:
+        raise OSError
 
-def test_a_file_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
-    path = tmp_path / "table.csv"
-    path.write_text("old")
-    with pytest.raises(RuntimeError), whole_file(path) as partial:
-        partial.write_text("ha")
-        raise RuntimeError
-    assert path.read_text() == "old"
-    assert names(tmp_path) == {"table.csv"}
+    monkeypatch.setattr(os, "link", no_link)
+    link_or_copy(tmp_path / "a", tmp_path / "copy")
+    assert (tmp_path / "a").samefile(tmp_path / "link") and not (tmp_path / "a").samefile(tmp_path / "copy")
+    assert (tmp_path / "copy").read_text() == "all"
 
 
 def test_a_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:

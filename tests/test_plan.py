@@ -38,7 +38,7 @@ def test_what_is_not_known_is_said(raw_study: dict[str, Any], write_study: Write
     raw_study["study"] |= {"models": ["tiny"], "datasets": ["mine"], "skip": [], "keep_weights": False}
     raw_study["download"]["repository"]["revision"] = "main"
     found = lines(raw_study, write_study)
-    assert found[2].endswith("each removed once evaluated.")
+    assert found[2].endswith(", removed when their run is evaluated: up to 0 GB a run.")
     assert found[-2] == "Not pinned to a commit, so the files may change: download.repository."
     assert found[-1] == "Not counted, because it is not known yet: the problems of mine/validation, the size of tiny."
     counts = {split: {"taken": 5} for split in ("train", "validation", "test")}
@@ -47,3 +47,23 @@ def test_what_is_not_known_is_said(raw_study: dict[str, Any], write_study: Write
     after = plan(load_study(tmp_path / "study.yaml")).splitlines()
     assert after[-1] == "Not counted, because it is not known yet: the size of tiny."
     assert after[1] != found[1]
+
+
+def test_the_weights_of_a_run_lie_side_by_side(raw_study: dict[str, Any], write_study: Write, tmp_path: Path) -> None:
+    raw_study["study"] |= {"models": ["given"], "datasets": ["text"], "methods": ["grpo"], "skip": []}
+    raw_study["study"]["keep_weights"] = False
+    path = write_study(raw_study)
+    (tmp_path / "models/given/model.safetensors").write_bytes(bytes(500_000_000))
+    third = plan(load_study(path)).splitlines()[2]  # two seeds, epochs 2 and 3
+    assert third == "Trained weights: 4 epochs, 2 GB, removed when their run is evaluated: up to 1 GB a run."
+
+
+def test_a_split_that_turns_out_small_is_planned_all_the_same(
+    raw_study: dict[str, Any], write_study: Write, tmp_path: Path
+) -> None:
+    raw_study["study"] |= {"datasets": ["mine"], "methods": ["grpo"], "skip": []}
+    raw_study["data"]["mine"]["problems"]["train"]["take"] = None
+    (tmp_path / "results/data/mine").mkdir(parents=True)
+    counts = {split: {"taken": 1} for split in ("train", "validation", "test")}
+    (tmp_path / "results/data/mine/rows.json").write_text(json.dumps({"splits": counts}))
+    assert "Responses: 0 in RL training" in lines(raw_study, write_study)[1]

@@ -13,6 +13,7 @@ from PIL import Image
 from stages.config import Compute, GeneratedProblems, PreflightRun, PromptSettings
 from stages.data.prepare import generate
 from stages.data.problem import Problem, write_problems
+from stages.model.context import check_responses, check_solutions
 from stages.model.preflight import NAMED, Lengths, Preflight, main, preflight, summary
 from stages.model.processor import load_processor, render
 from stages.model.vlm import VLM, load
@@ -53,8 +54,6 @@ def run_of(folder: Path, **changes: Any) -> PreflightRun:
         "base": str(MODELS / "qwen2_vl_tiny"),
         "data": str(folder),
         "prompt": PROMPT.model_copy(update=settings),
-        "new_tokens": 100,
-        "solutions": None,
     }
     return PreflightRun(**(run | changes))
 
@@ -190,18 +189,45 @@ def test_the_instruction_must_not_either(problem: Problem, tmp_path: Path) -> No
     assert said == "the instruction holds <|image_pad|>, which the tokenizer takes for a mark of its own"
 
 
-def test_a_response_must_have_room(problem: Problem, tmp_path: Path) -> None:
+def test_a_prompt_must_fit_the_models_context(problem: Problem, tmp_path: Path) -> None:
     prompt = check(tmp_path).lengths(problem).prompt
-    check(tmp_path, new_tokens=4096 - prompt).lengths(problem)
-    said = mistake(check(tmp_path, new_tokens=4097 - prompt), problem)
-    assert said.startswith(
-        f"{prompt} tokens of prompt and {4097 - prompt} of response, but the model's context is 4096 "
-    )
+
+    def with_context(context: int) -> Preflight:
+        base = changed(tmp_path, "config.json", lambda c: c["text_config"].update(max_position_embeddings=context))
+        return check(tmp_path, base=base)
+
+    with_context(prompt + 1).lengths(problem)
+    said = mistake(with_context(prompt), problem)
+    assert said.startswith(f"{prompt} tokens of prompt, but the model's context is {prompt} ")
 
 
-def test_the_context_is_the_models(problem: Problem, tmp_path: Path) -> None:
-    base = changed(tmp_path, "config.json", lambda c: c["text_config"].update(max_position_embeddings=150))
-    assert "the model's context is 150" in mistake(check(tmp_path, base=base), problem)
+def measured(folder: Path) -> str:
+    """A preflight: longest prompts of 60 tokens (train) and 70 (test), 90 with a solution; a context of 100."""
+    prompts = {"train": {"max": 60}, "validation": {"max": 10}, "test": {"max": 70}}
+    found = {"context": 100, "prompt_tokens": prompts, "learnt_tokens": {"train": {"max": 90}}}
+    (folder / "preflight.json").write_text(json.dumps(found))
+    return str(folder)
+
+
+def test_a_response_must_have_room_behind_the_longest_prompt_of_its_splits(tmp_path: Path) -> None:
+    preflight = measured(tmp_path)
+    check_responses(preflight, ["train"], 40)
+    check_responses(preflight, ["validation", "test"], 30)
+    with pytest.raises(ValueError, match=r"prompt of train has 60 tokens and 41 of response, but .* context is 100"):
+        check_responses(preflight, ["train"], 41)
+    with pytest.raises(ValueError, match="prompt of test has 70 tokens and 31 of response"):
+        check_responses(preflight, ["validation", "test"], 31)
+
+
+def test_a_solution_must_have_room_behind_its_prompt(tmp_path: Path) -> None:
+    preflight = measured(tmp_path)
+    check_solutions(preflight)
+    path = tmp_path / "preflight.json"
+    path.write_text(path.read_text().replace('"max": 90', '"max": 101'))
+    with pytest.raises(ValueError, match=r"prompt of train has 101 tokens with its solution, but .* context is 100"):
+        check_solutions(preflight)
+    path.write_text(path.read_text().replace('{"max": 101}', "null"))  # no solutions, which SFT itself complains of
+    check_solutions(preflight)
 
 
 def test_the_processor_must_merge_as_the_model_does(problem: Problem, tmp_path: Path) -> None:
@@ -288,9 +314,8 @@ def test_lengths_of_all_splits_are_written(problems: list[Problem], tmp_path: Pa
     written = json.loads((tmp_path / "out" / "preflight.json").read_text())
     assert written == preflight(run)
     lengths = [check(tmp_path).lengths(problem) for problem in problems]
-    assert {key: written[key] for key in ("context", "new_tokens", "min_pixels", "max_pixels")} == {
+    assert {key: written[key] for key in ("context", "min_pixels", "max_pixels")} == {
         "context": 4096,
-        "new_tokens": 100,
         "min_pixels": 256,
         "max_pixels": 4096,
     }
@@ -335,24 +360,6 @@ def test_a_data_set_that_cannot_be_read_is_named(problem: Problem, tmp_path: Pat
     (tmp_path / "validation.jsonl").write_text("{\n")
     (line,) = refusal(run_of(tmp_path), tmp_path)
     assert line.startswith(f"{tmp_path / 'validation.jsonl'}:1: not JSON")
-
-
-@pytest.mark.parametrize(
-    ("solutions", "missing"), [(None, []), ("any", ["none"]), ("boxed", ["no box", "none", "not closed"])]
-)
-def test_sft_needs_solutions(
-    problems: list[Problem], tmp_path: Path, solutions: str | None, missing: list[str]
-) -> None:
-    texts = {"a box": "So \\boxed{1}.", "no box": "So x is 1.", "none": "", "not closed": "So \\boxed{1"}
-    rows = [replace(problems[0], solution=text, id=key) for key, text in texts.items()]
-    write(tmp_path, rows, [replace(problems[0], solution="")])
-    run = run_of(tmp_path, solutions=solutions)
-    if not missing:
-        preflight(run)
-        return
-    (line,) = refusal(run, tmp_path)
-    assert f"but {len(missing)} of 4 train problems have none (the first: {missing[0]})" in line
-    assert "study.skip: [mine/sft]" in line
 
 
 @pytest.mark.parametrize(
@@ -467,5 +474,4 @@ def test_qwens_own_processor_normalises_as_clip_does(qwen: Path) -> None:
 def test_qwens_own_configuration_has_a_context(qwen: Path, problem: Problem) -> None:
     run = {"base": str(qwen), "prompt": QWEN_PROMPT}
     prompt = check(qwen, **run).lengths(problem).prompt
-    check(qwen, **run, new_tokens=32768 - prompt).lengths(problem)
-    assert "context is 32768" in mistake(check(qwen, **run, new_tokens=32769 - prompt), problem)
+    assert prompt < 32768 == check(qwen, **run).context

@@ -28,7 +28,9 @@ from stages.config import (
     MMMathRows,
     RealProblems,
 )
-from stages.data.prepare import Prepared, clean, is_number, main, prepare, take
+from stages.data import prepare as prepare_stage
+from stages.data.numeric import is_number
+from stages.data.prepare import Prepared, clean, main, prepare, take
 from stages.data.problem import read_problems
 from stages.data.readers import READERS, VISION_ONLY, Drop, Row
 
@@ -234,8 +236,8 @@ def test_every_broken_line_is_named(tmp_path: Path) -> None:
     assert mistake(settings).splitlines() == [
         f"{path}:2: not JSON: Expecting value at column 14",
         f"{path}:4: a list, not an object with the keys question, file_name, solution",
-        f"{path}:5: no 'file_name' (keys: question, solution)",
-        f"{path}:6: no 'solution' (keys: question, file_name, solution)",
+        f"{path}:5: no 'file_name' (keys: question, solution; needed: question, file_name, solution)",
+        f"{path}:6: no 'solution' (keys: question, file_name, solution; needed: question, file_name, solution)",
     ]
 
 
@@ -361,11 +363,11 @@ def test_a_letter_without_a_choice_is_left_out(tmp_path: Path, change: dict[str,
 
 
 def test_a_question_that_is_only_in_the_picture_is_pointed_at(tmp_path: Path) -> None:
-    """Its text, which the picture holds, is in question_for_eval, with the choices."""
+    """Its text, which the picture holds, is in question_for_eval; choices there are answered with a letter."""
     only = {"problem_version": "Vision Only", "question": ""}
-    rows = [VERSE | only, LETTER | only, VERSE | only | {"question": None}]
-    found = only_rows(write_verses(tmp_path, rows))
-    assert [(row.question, row.answer) for row in found] == [(VISION_ONLY, answer) for answer in ("25", "140°", "25")]
+    rows = write_verses(tmp_path, [VERSE | only, LETTER | only, VERSE | only | {"question": None}])
+    assert [(row.question, row.answer) for row in only_rows(rows)] == [(VISION_ONLY, "25")] * 2
+    assert list(reasons(rows).values()) == ["multiple choice whose choices are in the picture"]
 
 
 def test_degrees_that_were_decoded_wrong_are_degrees(tmp_path: Path) -> None:
@@ -457,7 +459,7 @@ def test_every_broken_file_is_named(tmp_path: Path) -> None:
     assert [line.split(": ")[0] for line in mistake(settings).splitlines()] == [
         str(tmp_path / name / "data.json") for name in "2345"
     ]
-    assert "no 'choices' (keys: annotat_text, answer)" in mistake(settings)
+    assert "no 'choices' (keys: annotat_text, answer; needed: annotat_text, choices, answer)" in mistake(settings)
 
 
 # --- which rows are problems -----------------------------------------------------------------------------------------
@@ -554,7 +556,8 @@ def real(*splits: AnyRows, shuffle: int | None = None, answers: Answers = "numer
 
 def taken(rows: AnyRows, folder: Path, shuffle: int | None = None, answers: Answers = "numeric") -> Prepared:
     (folder / "images").mkdir(exist_ok=True, parents=True)
-    return take(rows, real(rows, shuffle=shuffle, answers=answers), folder)
+    settings = real(rows, shuffle=shuffle, answers=answers)
+    return take(prepare_stage.read(rows, settings.answers), rows, settings, folder)
 
 
 @pytest.fixture

@@ -24,13 +24,13 @@ WORDS = ["wait", "yet", "verify"]
 def accuracy(runs: dict[tuple[str, int], dict[int, float]], settings: tuple[str, ...] = ("pass@1",)) -> pd.DataFrame:
     """accuracy.csv of one model on one data set: accuracy by epoch, by method and seed."""
     rows = [
-        ("tiny", "text", method, seed, split, epoch, setting, 1, 4, value, value, 0.0, 9.0)
+        ("tiny", "text", method, seed, split, epoch, setting, 1, 4, value, value, 0.25, 0.5, 0.0, 9.0)
         for (method, seed), curve in runs.items()
         for epoch, value in curve.items()
         for split in ("validation", "test")
         for setting in settings
     ]
-    numbers = ["samples", "problems", "accuracy", "mean_accuracy", "truncated", "length"]
+    numbers = ["samples", "problems", "accuracy", "mean_accuracy", "no_answer", "timed_out", "truncated", "length"]
     return pd.DataFrame(rows, columns=[*RUN, "split", "epoch", "setting", *numbers])
 
 
@@ -277,6 +277,9 @@ def test_the_report_says_what_was_compared(text: str) -> None:
     assert "| Methods | Vanilla, RL |" in text
     assert "| text | validation | 4 | 25.0 points |" in text  # sqrt(0.25 / 4)
     assert "### Test: accuracy in %" in text
+    responses = int(re.findall(r"Of (\d+) evaluated responses", text)[0])
+    said = f"{responses // 4} give no answer, and on **{responses // 2} the judge ran out of time**"
+    assert said in text
     assert "| torch | 2.9 |" in text
     assert "glassbox" not in text
 

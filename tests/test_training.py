@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from stages.config import RL, SFT, BaseRun, Compute, GeneratedProblems, RLRun, Sampling, SFTRun
+from stages.config import RL, SFT, BaseRun, Compute, GeneratedProblems, PreflightRun, RLRun, Sampling, SFTRun
+from stages.data.boxes import boxed
 from stages.data.prepare import prepare
 from stages.data.problem import Problem, read_problems
-from stages.evaluation.answer_text import boxed
 from stages.files import sha256
-from stages.model import base
+from stages.model import base, preflight
 from stages.model.logprobs import response_logprobs
 from stages.model.vlm import VLM, frozen_copy, load
 from stages.records import read
@@ -45,6 +45,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base_run = BaseRun(out=str(folder / "base"), model="tiny", checkpoint=str(MODELS / "qwen2_5_vl_tiny"))
     (folder / "base.run.json").write_text(base_run.canonical_json())
     base.main(str(folder / "base.run.json"))
+    checked = PreflightRun(
+        out=str(folder / "preflight"),
+        model="tiny",
+        dataset="text",
+        base=str(folder / "base" / "checkpoint"),
+        data=str(folder),
+        prompt=PROMPT,
+    )
+    (folder / "preflight.run.json").write_text(checked.canonical_json())
+    preflight.main(str(folder / "preflight.run.json"))
     return folder
 
 
@@ -213,6 +223,7 @@ def run_settings(data: Path, out: Path, kind: str) -> dict[str, object]:
         "seed": 3,
         "base": str(data / "base" / "checkpoint"),
         "data": str(data),
+        "preflight": str(data / "preflight"),
         "prompt": PROMPT,
         "compute": COMPUTE,
         "epochs": 2,
@@ -263,12 +274,20 @@ def test_sft_without_solutions_says_so_and_writes_nothing(data: Path, tmp_path: 
     rows = [json.loads(line) for line in (data / "train.jsonl").read_text().splitlines()]
     bare = tmp_path / "bare"
     bare.mkdir()
-    for part in ("images", "base"):
+    for part in ("images", "base", "preflight"):
         (bare / part).symlink_to(data / part)
     (bare / "train.jsonl").write_text("".join(json.dumps(row | {"solution": ""}) + "\n" for row in rows))
     settings = SFT(optimizer=ADAMW, batch_size=8, backward_batch_size=4)
     with pytest.raises(SystemExit, match="16 of 16 train problems have no 'solution'"):
         sft.train(SFTRun(**run_settings(bare, tmp_path / "out", "sft"), settings=settings))  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_response_that_cannot_fit_stops_before_the_model_is_loaded(data: Path, tmp_path: Path) -> None:
+    method = METHOD.model_copy(update={"sampling": METHOD.sampling.model_copy(update={"max_new_tokens": 5000})})
+    settings = run_settings(data, tmp_path / "out", "rl") | {"base": str(tmp_path / "nowhere")}
+    with pytest.raises(SystemExit, match="and 5000 of response, but the model's context is 4096"):
+        rl.train(RLRun(**settings, judge=RULES, settings=method))  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
 

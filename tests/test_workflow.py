@@ -114,10 +114,6 @@ def test_an_evaluation_setting_trains_nothing_again(finished: Repository) -> Non
     assert set(finished.planned(study)) == {"evaluate", "judge", "scores", "figures", "tables", "report"}
 
 
-def test_a_longer_response_is_checked_against_the_context_first(finished: Repository) -> None:
-    assert "preflight" in finished.planned(finished.changed({"evaluate.max_new_tokens": 64}))
-
-
 def test_the_judge_of_a_study_without_rl_samples_nothing_again(finished: Repository) -> None:
     """Its rules are also RL's reward, so with RL they train again; evaluation waits for nothing but responses."""
     only = {"study.methods": ["vanilla", "sft"]}
@@ -129,6 +125,41 @@ def test_the_judge_of_a_study_without_rl_samples_nothing_again(finished: Reposit
 def test_a_pixel_budget_is_everybodys(finished: Repository) -> None:
     plan = finished.planned(finished.changed({"prompt.max_pixels": 2048}))
     assert {"preflight", "data_report", "sft", "rl", "evaluate"} <= set(plan) and "data" not in plan
+    assert plan["rl"] == 8 and plan["evaluate"] == 16
+
+
+@pytest.mark.parametrize(
+    ("file", "again"),
+    [
+        ("stages/evaluation/answer_text.py", {"judge", "scores", "tables", "figures", "report"}),
+        ("stages/evaluation/answer_worker.py", {"judge", "scores", "tables", "figures", "report"}),
+        ("stages/model/preflight.py", set()),
+    ],
+)
+def test_code_of_the_judge_samples_and_prepares_nothing_again(finished: Repository, file: str, again: set[str]) -> None:
+    """In a study without RL, which it rewards."""
+    study = finished.changed({"study.methods": ["vanilla", "sft"]})
+    path = finished.folder / file
+    source = path.read_text()
+    before = set(finished.planned(study))  # fewer methods are other tables
+    try:
+        path.write_text(source + "\n\nCHANGED = 1\n")
+        plan = finished.planned(study)
+        assert set(plan) == again | before
+        assert plan.get("judge", 0) in (0, 8)
+    finally:
+        path.write_text(source)
+
+
+def test_code_of_the_judge_rewards_again(finished: Repository) -> None:
+    path = finished.folder / "stages/evaluation/answers.py"
+    source = path.read_text()
+    try:
+        path.write_text(source + "\n\nCHANGED = 1\n")
+        plan = finished.planned()
+        assert plan["rl"] == 8 and not {"data", "preflight", "base", "sft"} & set(plan)
+    finally:
+        path.write_text(source)
 
 
 def test_a_new_seed_leaves_the_others_alone(finished: Repository) -> None:

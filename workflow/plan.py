@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 from stages.config import Checkpoint, Study
-from stages.training.schedule import steps_per_epoch
 
 GB = 1e9
 
@@ -20,7 +20,7 @@ def plan(study: Study) -> str:
     ]
     unknown: set[str] = set()
     trained = updates = answered = 0
-    kept, size = 0, 0.0
+    kept, size, largest = 0, 0.0, 0.0
     for kind in runs:
         for model, dataset, method, _ in runs[kind]:
             epochs = study.save_epochs(dataset) if kind != "vanilla" else ()
@@ -29,15 +29,16 @@ def plan(study: Study) -> str:
                 samples = sum(setting.samples for setting in study.evaluate.settings.values())
                 answered += problems * samples * max(1, len(epochs))
             kept += len(epochs)
-            size += len(epochs) * _gigabytes(study, model, unknown)
+            of_run = len(epochs) * _gigabytes(study, model, unknown)
+            size, largest = size + of_run, max(largest, of_run)
             if kind == "vanilla":
                 continue
             settings = study.sft[method] if kind == "sft" else study.rl[method]
             problems = _problems(study, dataset, "train", unknown)
-            steps = study.data[dataset].epochs * (steps_per_epoch(problems, settings.batch_size) if problems else 0)
+            steps = study.data[dataset].epochs * (problems // settings.batch_size)
             updates += steps * (1 if kind == "sft" else study.rl[method].updates)
             trained += steps * study.rl[method].responses if kind == "rl" else 0
-    removed = "" if grid.keep_weights else ", each removed once evaluated"
+    removed = "" if grid.keep_weights else f", removed when their run is evaluated: up to {_rounded(largest)} GB a run"
     lines += [
         f"Responses: {trained:,} in RL training, {answered:,} in evaluation. Optimiser steps: {updates:,}.",
         f"Trained weights: {kept} epochs, {_rounded(size)} GB{removed}.",
@@ -57,7 +58,7 @@ def _rounded(gigabytes: float) -> str:
     return f"{gigabytes:,.0f}" if gigabytes >= 100 else f"{gigabytes:.2g}"
 
 
-def _problems(study: Study, dataset: str, split: str, unknown: set[str]) -> int:
+def _problems(study: Study, dataset: str, split: Literal["train", "validation", "test"], unknown: set[str]) -> int:
     """Problems of a split: as the study says, or as they were when it was prepared."""
     count = study.rows(dataset, split)
     prepared = Path(study.data_run(dataset).out, "rows.json")

@@ -8,7 +8,6 @@ from stages.config.sections import (
     SFT,
     Compute,
     Count,
-    Download,
     Evaluate,
     JudgeRules,
     Name,
@@ -37,7 +36,10 @@ class Run(Settings):
 
 class DownloadRun(Run):
     name: Name
-    settings: Download
+    kind: Literal["dataset", "model"]
+    repo: str
+    revision: str
+    files: tuple[str, ...]
 
 
 class DataRun(Run):
@@ -72,8 +74,6 @@ class PreflightRun(Run):
     Attributes:
         base: folder of the base model's checkpoint.
         data: folder of the prepared data set.
-        new_tokens: of the longest response that any run of the study may draw.
-        solutions: what a train problem needs for SFT: a solution, or one with a \\boxed{}; null without SFT.
     """
 
     model: Name
@@ -81,8 +81,6 @@ class PreflightRun(Run):
     base: str
     data: str
     prompt: PromptSettings
-    new_tokens: Count
-    solutions: Literal["any", "boxed"] | None
 
 
 class ModelRun(Run):
@@ -91,6 +89,7 @@ class ModelRun(Run):
     Attributes:
         base: folder of the base model's checkpoint.
         data: folder of the prepared data set.
+        preflight: folder of the lengths of its prompts.
     """
 
     model: Name
@@ -99,6 +98,7 @@ class ModelRun(Run):
     seed: Natural
     base: str
     data: str
+    preflight: str
     prompt: PromptSettings
     compute: Compute
 

@@ -1,5 +1,6 @@
 """The sections of a study file: what may stand in it, and what each key means."""
 
+import glob
 import re
 from typing import Annotated, Literal, Self
 
@@ -96,6 +97,11 @@ class Rows(Settings):
     folder: str
     take: tuple[Natural, Count] | None
 
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Which files of the folder are read."""
+        raise NotImplementedError
+
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
         if self.take and self.take[0] >= self.take[1]:
@@ -109,11 +115,19 @@ class Geometry3KRows(Rows):
     reader: Literal["geometry3k"]
     split: Literal["train", "validation", "test"]
 
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        return (f"data/{self.split}-*.parquet",)
+
 
 class MMMathRows(Rows):
     """THU-KEG/MM_Math: a JSONL file and a zip of images; the answer is the last box of the solution."""
 
     reader: Literal["mm_math"]
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        return ("**/MM_Math.jsonl", "**/MM_Math.zip")
 
 
 class MathVerseRows(Rows):
@@ -134,6 +148,10 @@ class MathVerseRows(Rows):
     ]
     choices: Literal["value", "drop"]
 
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        return ("**/testmini.parquet",)
+
 
 class MAYERows(Rows):
     """ManTle/MAYE, the paper's own release: JSONL files of three splits for each of its data sets."""
@@ -142,11 +160,21 @@ class MAYERows(Rows):
     dataset: Literal["mm_math", "geometry3k"]
     split: Literal["train", "validation", "test"]
 
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        tested = "math_verse" if self.dataset == "mm_math" else self.dataset
+        names = {"train": f"{self.dataset}_rl", "validation": f"{self.dataset}_validation", "test": f"{tested}_test"}
+        return (f"**/{self.dataset}/{names[self.split]}_v0.jsonl",)
+
 
 class InterGPSRows(Rows):
     """Geometry3K as InterGPS released it: one folder a problem, with data.json and img_diagram.png."""
 
     reader: Literal["intergps"]
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        return ("*/data.json", "*/img_diagram.png")
 
 
 class JsonlRows(Rows):
@@ -158,6 +186,10 @@ class JsonlRows(Rows):
 
     reader: Literal["jsonl"]
     file: str
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        return (glob.escape(self.file),)
 
 
 AnyRows = Annotated[
@@ -183,7 +215,7 @@ class RealProblems(Settings):
     test: AnyRows
 
     @property
-    def splits(self) -> dict[str, AnyRows]:
+    def splits(self) -> dict[Literal["train", "validation", "test"], AnyRows]:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 

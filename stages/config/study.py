@@ -1,7 +1,7 @@
 """A whole study: its grid, and the settings of each of its jobs."""
 
-import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -95,7 +95,7 @@ class Study(Settings):
         if rows is not None and rows < batch:
             raise ValueError(f"{method}.batch_size: {batch} problems, but data.{dataset}.problems.train has {rows}")
 
-    def rows(self, dataset: str, split: str) -> int | None:
+    def rows(self, dataset: str, split: Literal["train", "validation", "test"]) -> int | None:
         """Problems of a split; None where only its files can tell."""
         problems = self.data[dataset].problems
         if isinstance(problems, GeneratedProblems):
@@ -140,10 +140,11 @@ class Study(Settings):
         for rows in problems.splits.values():
             if (name := self._downloaded(rows.folder)) is not None:
                 found.add(f"{DOWNLOADS}/{name}/download.json")
-            elif isinstance(rows, JsonlRows):
-                found.add(os.path.join(rows.folder, rows.file))
-            else:
-                found |= {str(path) for path in Path(rows.folder).rglob("*") if path.is_file()}
+                continue
+            files = {path for pattern in rows.patterns for path in Path(rows.folder).glob(pattern) if path.is_file()}
+            if isinstance(rows, JsonlRows):
+                files.add(Path(rows.folder, rows.file))
+            found |= {str(path) for file in files for path in (file, *_pictures(file))}
         return sorted(found)
 
     def checkpoint_sources(self, model: str) -> list[str]:
@@ -163,7 +164,9 @@ class Study(Settings):
     # the runs
 
     def download_run(self, name: str) -> DownloadRun:
-        return DownloadRun(out=f"{DOWNLOADS}/{name}", name=name, settings=self.download[name])
+        # Without the gigabytes, which are for the plan: a better guess fetches nothing again.
+        asked = self.download[name].model_dump(exclude={"gigabytes"})
+        return DownloadRun(out=f"{DOWNLOADS}/{name}", name=name, **asked)
 
     def data_run(self, dataset: str) -> DataRun:
         return DataRun(out=f"results/data/{dataset}", dataset=dataset, settings=self.data[dataset].problems)
@@ -188,8 +191,6 @@ class Study(Settings):
         return BaseRun(out=f"results/base/{model}", model=model, checkpoint=path)
 
     def preflight_run(self, model: str, dataset: str) -> PreflightRun:
-        trained = [self.rl[method].sampling.max_new_tokens for method in self.methods("rl")]
-        learns = any(f"{dataset}/{method}" not in self.study.skip for method in self.methods("sft"))
         return PreflightRun(
             out=f"results/preflight/{model}/{dataset}",
             model=model,
@@ -197,8 +198,6 @@ class Study(Settings):
             base=f"results/base/{model}/checkpoint",
             data=f"results/data/{dataset}",
             prompt=self.prompt,
-            new_tokens=max([self.evaluate.max_new_tokens, *trained]),
-            solutions=None if not learns else "boxed" if self.data[dataset].judge.where == "box" else "any",
         )
 
     def sft_run(self, model: str, dataset: str, method: str, seed: int) -> SFTRun:
@@ -280,6 +279,15 @@ class Study(Settings):
             "seed": seed,
             "base": f"results/base/{model}/checkpoint",
             "data": f"results/data/{dataset}",
+            "preflight": f"results/preflight/{model}/{dataset}",
             "prompt": self.prompt,
             "compute": self.compute,
         }
+
+
+def _pictures(path: Path) -> Iterator[Path]:
+    """The pictures that a JSONL file in the paper's record names; a broken file is its reader's matter."""
+    if path.suffix == ".jsonl" and path.is_file():
+        for name in re.findall(r'"image"\s*:\s*"([^"]+)"', path.read_text(encoding="utf-8", errors="replace")):
+            if (picture := path.parent / name).is_file():
+                yield picture

@@ -17,17 +17,15 @@ from pathlib import Path
 from random import Random
 from typing import Literal, get_args
 
-import math_verify
 from PIL import Image
 
 from stages.config import AnyRows, DataRun, GeneratedProblems, RealProblems, load_run
 from stages.data.duplicates import Duplicate, check_leaks, find
 from stages.data.geometry.problems import draw_given, picture, question
 from stages.data.geometry.solutions import golden_solution
+from stages.data.numeric import is_number
 from stages.data.problem import IMAGE_MARK, UNREADABLE, Problem, on_white, write_problems
 from stages.data.readers import READERS, Drop, Row
-from stages.evaluation.answer_text import plain
-from stages.evaluation.numbers import read_number
 from stages.files import whole_folder
 
 Split = Literal["train", "validation", "test"]
@@ -76,14 +74,21 @@ def generate(settings: GeneratedProblems, split: Split, folder: Path) -> list[Pr
 # --- real ------------------------------------------------------------------------------------------------------------
 
 
-def take(rows: AnyRows, settings: RealProblems, folder: Path) -> Prepared:
-    """Read a split, leave out what is no problem, and store the pictures of the rest.
+def read(rows: AnyRows, answers: Literal["numeric", "any"]) -> list[Row | Drop]:
+    """All rows of a source, those that are no problems with the reason.
 
     Raises:
-        ValueError: its files are broken, hold fewer problems than are asked for, or an id twice.
+        ValueError: its files are broken.
     """
-    found = list(READERS[rows.reader](rows))
-    cleaned = [row if isinstance(row, Drop) else clean(row, settings.answers) for row in found]
+    return [row if isinstance(row, Drop) else clean(row, answers) for row in READERS[rows.reader](rows)]
+
+
+def take(cleaned: list[Row | Drop], rows: AnyRows, settings: RealProblems, folder: Path) -> Prepared:
+    """Take a split's rows, and store their pictures.
+
+    Raises:
+        ValueError: there are fewer problems than are asked for, or an id twice.
+    """
     dropped = [row for row in cleaned if isinstance(row, Drop)]
     kept = [row for row in cleaned if not isinstance(row, Drop)]
     if settings.shuffle is not None:
@@ -95,8 +100,8 @@ def take(rows: AnyRows, settings: RealProblems, folder: Path) -> Prepared:
         reasons = Counter(re.sub(r"'.*?'", "...", drop.reason) for drop in dropped)
         why = f" ({', '.join(f'{n} x {reason}' for reason, n in reasons.most_common(3))})" if reasons else ""
         asked = f"rows {first} to {last} are asked for, but " if rows.take else ""
-        raise ValueError(f"{rows.folder}: {asked}of {len(found)} rows {len(kept)} are problems{why}")
-    return Prepared(len(found), len(kept), [store(row, folder) for row in kept[first:last]], dropped)
+        raise ValueError(f"{rows.folder}: {asked}of {len(cleaned)} rows {len(kept)} are problems{why}")
+    return Prepared(len(cleaned), len(kept), [store(row, folder) for row in kept[first:last]], dropped)
 
 
 def clean(row: Row, answers: Literal["numeric", "any"]) -> Row | Drop:
@@ -114,15 +119,6 @@ def clean(row: Row, answers: Literal["numeric", "any"]) -> Row | Drop:
     except UNREADABLE as error:
         return Drop(row.id, f"a picture that cannot be read: {str(error).splitlines()[0]!r}")
     return Row(row.id, question, answer, row.solution.strip(), row.image)
-
-
-def is_number(answer: str) -> bool:
-    r"""Whether an answer is one real number: 12, 45^\circ, \frac{3}{4}, 2\sqrt{221}; not x+1, C, or 3, 4."""
-    text = plain(answer)
-    if read_number(text):
-        return True
-    values = math_verify.parse(f"${text}$", [math_verify.LatexExtractionConfig()], fallback_mode="no_fallback")
-    return any(bool(getattr(value, "is_number", False) and value.is_real) for value in values)
 
 
 def store(row: Row, folder: Path) -> Problem:
@@ -155,18 +151,34 @@ def prepare(settings: GeneratedProblems | RealProblems, folder: Path) -> None:
         allowed = settings.allow_leaks
     duplicates = find({split: prepared.problems for split, prepared in splits.items()})
     check_leaks(duplicates, allowed)
+    check_allowed(duplicates, allowed)
     for split, prepared in splits.items():
         write_problems(folder / f"{split}.jsonl", prepared.problems)
     account = json.dumps(_account(splits, duplicates, allowed), indent=2, ensure_ascii=False)
     (folder / "rows.json").write_text(account + "\n", encoding="utf-8")
 
 
+def check_allowed(duplicates: Sequence[Duplicate], allowed: Sequence[str]) -> None:
+    """Every id that may leak does.
+
+    Raises:
+        ValueError: one does not: a slip, or a pair that is no longer there.
+    """
+    leaking = {name for found in duplicates if found.leak for name in (found.id, found.other_id)}
+    if idle := [name for name in allowed if name not in leaking]:
+        raise ValueError(f"allow_leaks: {', '.join(map(repr, idle))}: in one split only; take it out")
+
+
 def _taken(settings: RealProblems, folder: Path) -> dict[Split, Prepared]:
     splits: dict[Split, Prepared] = {}
     mistakes: list[str] = []
-    for split in SPLITS:
+    known: dict[AnyRows, list[Row | Drop]] = {}
+    for split, rows in settings.splits.items():
         try:
-            splits[split] = take(getattr(settings, split), settings, folder)
+            source = rows.model_copy(update={"take": None})  # train and validation are often of one
+            if source not in known:
+                known[source] = read(rows, settings.answers)
+            splits[split] = take(known[source], rows, settings, folder)
         except ValueError as mistake:
             mistakes += str(mistake).splitlines()
     if mistakes:

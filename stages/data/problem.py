@@ -1,7 +1,7 @@
 """A problem in the paper's record (question, answer, solution, id, image), and JSONL files of them."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,13 +56,7 @@ def read_problems(path: Path) -> list[Problem]:
     problems: list[Problem] = []
     mistakes: list[str] = []
     lines: dict[str, int] = {}
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text ({error})") from None
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(path):
         try:
             problem = _problem(line, path.parent)
             if problem.id in lines:
@@ -87,16 +81,40 @@ def write_problems(path: Path, problems: Iterable[Problem]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _problem(line: str, folder: Path) -> Problem:
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a file that are not empty, numbered from 1.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
     try:
-        row = json.loads(line)
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error})") from None
+    yield from ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
+
+
+def json_object(text: str, keys: Sequence[str]) -> dict[str, Any]:
+    """A JSON object that has some keys.
+
+    Raises:
+        ValueError: it is not one, or a key is missing.
+    """
+    try:
+        row = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from None
     if not isinstance(row, dict):
-        raise ValueError(f"a {type(row).__name__}, not an object with the keys {', '.join(REQUIRED)}")
-    for key in REQUIRED:
-        if row.get(key) in (None, ""):
-            raise ValueError(f"no {key!r} (keys: {', '.join(row)}; needed: {', '.join(REQUIRED)}; 'solution' for SFT)")
+        raise ValueError(f"a {type(row).__name__}, not an object with the keys {', '.join(keys)}")
+    if missing := [key for key in keys if row.get(key) is None]:
+        raise ValueError(f"no {', '.join(map(repr, missing))} (keys: {', '.join(row)}; needed: {', '.join(keys)})")
+    return row
+
+
+def _problem(line: str, folder: Path) -> Problem:
+    row = json_object(line, REQUIRED)
+    if empty := [key for key in REQUIRED if row[key] == ""]:
+        raise ValueError(f"an empty {empty[0]!r}")
     image = folder / _text(row, "image")
     _check_image(image)
     return Problem(

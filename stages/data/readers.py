@@ -4,7 +4,6 @@ A reader goes through all rows of its files, in their order, and yields each as 
 cannot be one. A file that is broken as a whole (truncated, a column missing, a line that is no JSON) is an error.
 """
 
-import json
 import re
 import zipfile
 import zlib
@@ -25,8 +24,8 @@ from stages.config import (
     MAYERows,
     MMMathRows,
 )
-from stages.data.problem import read_problems
-from stages.evaluation.answer_text import boxed
+from stages.data.boxes import boxed
+from stages.data.problem import json_object, numbered_lines, read_problems
 
 VISION_ONLY = "Answer the question in the picture."
 _CHOICES = re.compile(r"\s*^Choices:\s*$(?P<lines>.*)\Z", re.M | re.S)
@@ -61,7 +60,7 @@ Found = Iterator[Row | Drop]
 
 def geometry3k(rows: Geometry3KRows) -> Found:
     """hiyouga/geometry3k: images, problem, answer; newer files also have id, choices and ground_truth."""
-    paths = _files(rows.folder, f"data/{rows.split}-*.parquet")
+    paths = _files(rows.folder, *rows.patterns)
     for index, row in enumerate(_parquet(paths, ("images", "problem", "answer"))):
         row_id = f"geometry3k_{row['id']}" if row.get("id") is not None else f"geometry3k_{rows.split}_{index}"
         pictures = [image["bytes"] for image in row["images"] or [] if image and image["bytes"]]
@@ -73,7 +72,7 @@ def geometry3k(rows: Geometry3KRows) -> Found:
 
 def mm_math(rows: MMMathRows) -> Found:
     """THU-KEG/MM_Math: question, file_name and solution, whose last box is the answer; an id is a line's number."""
-    lines, pictures = _file(rows.folder, "**/MM_Math.jsonl"), _file(rows.folder, "**/MM_Math.zip")
+    lines, pictures = (_file(rows.folder, pattern) for pattern in rows.patterns)
     try:
         archive = zipfile.ZipFile(pictures)
     except zipfile.BadZipFile as error:
@@ -97,7 +96,7 @@ def mathverse(rows: MathVerseRows) -> Found:
 
     A multiple-choice problem is left out, or asked without its choices for the value of the right one.
     """
-    paths = _files(rows.folder, "**/testmini.parquet")
+    paths = _files(rows.folder, *rows.patterns)
     columns = ("sample_index", "problem_version", "question", "image", "answer", "question_type", "question_for_eval")
     for row in _parquet(paths, columns):
         if row["problem_version"] not in rows.versions:
@@ -112,6 +111,9 @@ def mathverse(rows: MathVerseRows) -> Found:
             if rows.choices == "drop":
                 yield Drop(row_id, "multiple choice")
                 continue
+            if row["problem_version"] == "Vision Only":
+                yield Drop(row_id, "multiple choice whose choices are in the picture")
+                continue
             choices = dict(_CHOICE.findall(found["lines"])) if (found := _CHOICES.search(whole)) else {}
             if not choices.get(answer.strip()):
                 letters = ", ".join(choices) or "no"
@@ -124,28 +126,19 @@ def mathverse(rows: MathVerseRows) -> Found:
             yield Row(row_id, question, answer, "", row["image"]["bytes"])
 
 
-_MAYE = {
-    ("mm_math", "train"): "mm_math_rl_v0.jsonl",
-    ("mm_math", "validation"): "mm_math_validation_v0.jsonl",
-    ("mm_math", "test"): "math_verse_test_v0.jsonl",
-    ("geometry3k", "train"): "geometry3k_rl_v0.jsonl",
-    ("geometry3k", "validation"): "geometry3k_validation_v0.jsonl",
-    ("geometry3k", "test"): "geometry3k_test_v0.jsonl",
-}
-
-
 def maye(rows: MAYERows) -> Found:
     """ManTle/MAYE, the paper's release: its record in JSONL files beside their pictures."""
-    return _records(_file(rows.folder, f"**/{rows.dataset}/{_MAYE[rows.dataset, rows.split]}"))
+    return _records(_file(rows.folder, *rows.patterns))
 
 
 def intergps(rows: InterGPSRows) -> Found:
     """Geometry3K as InterGPS released it: <id>/data.json and <id>/img_diagram.png; the answer is a letter's choice."""
     mistakes = []
-    for path in sorted(_files(rows.folder, "*/data.json"), key=lambda path: (len(path.parent.name), path.parent.name)):
+    paths = _files(rows.folder, rows.patterns[0])
+    for path in sorted(paths, key=lambda path: (len(path.parent.name), path.parent.name)):  # 2 before 10
         row_id, picture = f"intergps_{path.parent.name}", path.with_name("img_diagram.png")
         try:
-            row = _object(path.read_text(encoding="utf-8"), ("annotat_text", "choices", "answer"))
+            row = json_object(path.read_text(encoding="utf-8"), ("annotat_text", "choices", "answer"))
         except ValueError as mistake:
             mistakes.append(f"{path}: {mistake}")
             continue
@@ -208,31 +201,14 @@ def _parquet(paths: Sequence[Path], columns: Iterable[str]) -> Iterator[dict[str
 def _json_lines(path: Path, keys: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of a JSONL file with the numbers of their lines, from 1; all mistakes of the file at once."""
     mistakes, rows = [], []
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text ({error})") from None
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                rows.append((number, _object(line, keys)))
-            except ValueError as mistake:
-                mistakes.append(f"{path}:{number}: {mistake}")
+    for number, line in numbered_lines(path):
+        try:
+            rows.append((number, json_object(line, keys)))
+        except ValueError as mistake:
+            mistakes.append(f"{path}:{number}: {mistake}")
     if mistakes:
         raise ValueError("\n".join(mistakes))
     yield from rows
-
-
-def _object(text: str, keys: Sequence[str]) -> dict[str, Any]:
-    try:
-        row = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from None
-    if not isinstance(row, dict):
-        raise ValueError(f"a {type(row).__name__}, not an object with the keys {', '.join(keys)}")
-    if missing := [key for key in keys if row.get(key) is None]:
-        raise ValueError(f"no {', '.join(map(repr, missing))} (keys: {', '.join(row)})")
-    return row
 
 
 def _unzipped(archive: zipfile.ZipFile, name: str) -> bytes:

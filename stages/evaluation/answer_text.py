@@ -6,6 +6,7 @@ Everything here takes time linear in the text: a policy that learns from the jud
 import re
 from collections.abc import Callable
 
+from stages.data.boxes import boxes
 from stages.evaluation.numbers import LONGEST, read_number
 
 TAIL = 4000  # characters: what a text ends with
@@ -13,8 +14,6 @@ MANY = 50  # members of a list, or brackets in brackets, up to which it is taken
 
 # --- where the answer stands -----------------------------------------------------------------------------------------
 
-_BOX = re.compile(r"\\boxed\s*\{")
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 # Between two boxes that are one answer, as in $\boxed{1}$ and $\boxed{2}$.
 _AND = re.compile(r"(?:[\s$.;~]|\\[\]\[(),;: ]|\\q?quad)*(?:,|\\text\{[^{}]*(?:and|or)\s*\}|and|or)[\s$\\()\[\]quad]*")
 _BRACKETED_END = re.compile(r"(?<![\\A-Za-z0-9)])\[([^\[\],]*[^\[\],\\])\]\.?\s*$")
@@ -26,27 +25,6 @@ _NAMED_CHOICE = re.compile(r"(?:answer|option|choice)\s*(?:is)?\s*:?\s*\**\(?([A
 _MATHS = re.compile(r"\$|\\[(\[]")
 _SENTENCE = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{4,}|(?<![\\A-Za-z{])[A-Za-z]{2,} [A-Za-z]{2,}")
 _NO_WORDS = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+|\b(?:degrees?|units?|inch(?:es)?|feet|percent|pct|sqrt|square)\b")
-
-
-def boxes(text: str) -> list[tuple[int, int, int]]:
-    """Where each closed \\boxed{} of a text begins, and its content begins and ends, braces matched.
-
-    Empty if the last one is not closed: there the text was cut off in its answer.
-    """
-    opened, closed = [], {}
-    for brace in _BRACE.finditer(text):
-        if brace[0] == "{":
-            opened.append(brace.start())
-        elif brace[0] == "}" and opened:
-            closed[opened.pop()] = brace.start()
-    found = [(match.start(), match.end(), closed.get(match.end() - 1, -1)) for match in _BOX.finditer(text)]
-    return [box for box in found if box[2] >= 0] if found and found[-1][2] >= 0 else []
-
-
-def boxed(text: str) -> str | None:
-    """What the last \\boxed{} of a text holds; None without one that is closed."""
-    found = boxes(text)
-    return text[slice(*found[-1][1:])] if found else None
 
 
 def joined_boxes(text: str) -> str | None:

@@ -5,6 +5,7 @@ line and writes one JSON verdict a line. It ends with its input. A task that tak
 by a timer of the kernel's that no computation can hold up, so that no worker outlives its parent by more.
 """
 
+import dataclasses
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ from typing import Any
 
 import sympy
 from latex2sympy2_extended.latex2sympy2 import normalize_latex
-from math_verify import LatexExtractionConfig, parse, verify
+from math_verify import LatexExtractionConfig, verify
 from math_verify.parser import parse_latex_cached
 
 from stages.config import JudgeRules
@@ -29,18 +30,10 @@ DIGITS = 50  # to which constants are computed before they are compared
 GRACE = 1.0  # seconds after which the timer ends what the parent should have ended
 
 _PERCENT = sympy.UnevaluatedExpr(sympy.Rational(1, 100))  # how math-verify writes the sign
-_LATEX = LatexExtractionConfig().normalization_config
+_LATEX = dataclasses.replace(LatexExtractionConfig().normalization_config, units=False)  # which takes words for units
+_TEXT = re.compile(r"\\text\{\s?([^{}]*?)\s?\}")
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\\circ")
 _OF_ANGLES = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
-
-
-def extract(text: str) -> str | None:
-    """What a text ends with, as math-verify finds it: its last formula or number."""
-    found = parse(text, parsing_timeout=None)
-    if len(found) < 2:
-        return None
-    has_percent = isinstance(found[0], sympy.Mul) and _PERCENT in found[0].args
-    return str(found[-1]).removesuffix("\\%") + ("%" if has_percent else "")
 
 
 def expression(text: str, rules: JudgeRules) -> Any:
@@ -52,6 +45,9 @@ def expression(text: str, rules: JudgeRules) -> Any:
     # Degrees are a unit and are dropped, except under a sine, where that would change the number.
     text = _DEGREES.sub(r"{\\frac{\\pi \\cdot \1}{180}}", text) if _OF_ANGLES.search(text) else text
     text, has_percent = split_percent(without_unit(text))
+    text = _TEXT.sub(lambda match: match[1] if len(match[1]) <= 1 else match[0], text)  # \\mathrm{e} is e
+    if _TEXT.search(text):
+        return None
     hundredth = sympy.Rational(1, 100) if rules.percent == "hundredth" else sympy.Integer(1)
     try:
         value = parse_latex_cached(normalize_latex(text, _LATEX))
@@ -81,7 +77,7 @@ def equal(found: str, wanted: str, rules: JudgeRules) -> bool:
     """Whether two normalised answers are the same mathematics."""
     said, gold = expression(found, rules), expression(wanted, rules)
     if said is None or gold is None:
-        return found.casefold() == wanted.casefold()
+        return "".join(found.casefold().split()) == "".join(wanted.casefold().split())
     a, b = constant(found, said, rules), constant(wanted, gold, rules)
     if a and b:
         return agree(a, b, rules)
@@ -95,12 +91,8 @@ def equal(found: str, wanted: str, rules: JudgeRules) -> bool:
 
 def judge(task: Task, rules: JudgeRules) -> dict[str, Any]:
     """The verdict on a task, as JSON holds it."""
-    found = extract(task.found) if task.found_in_text else task.found
-    wanted = (extract(task.wanted) if task.wanted_in_text else None) or task.wanted
-    if not found:
-        return {"outcome": "no answer", "found": None, "wanted": wanted}
-    right = decide(found, wanted, rules, equal)
-    return {"outcome": "correct" if right else "incorrect", "found": found, "wanted": wanted}
+    right = decide(task.found, task.wanted, rules, equal)
+    return {"outcome": "correct" if right else "incorrect", "found": task.found, "wanted": task.wanted}
 
 
 def main(seconds: float, memory: int) -> None:

@@ -14,6 +14,7 @@ import select
 import subprocess
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,11 +24,10 @@ from pathlib import Path
 from typing import IO, Any, Self, cast
 
 from stages.config import JudgeRules
-from stages.evaluation.answer_text import plain
 from stages.evaluation.comparison import Task, UndecidedError, decide, look
 from stages.records import Outcome
 
-VERSION = f"answers-1 math-verify-{version('math-verify')}"
+VERSION = f"answers-2 math-verify-{version('math-verify')}"
 
 # What somebody expects who asks about any two texts.
 DEFAULT = JudgeRules(where="text", form="expression", relative_tolerance=1e-9, decimals=4, percent="unit")
@@ -61,12 +61,7 @@ class Worker:
         question = json.dumps({**task._asdict(), "rules": rules.model_dump()}) + "\n"
         try:
             process = self.process if self.process and self.process.poll() is None else self._start()
-            stdin, stdout = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
-            stdin.write(question.encode())
-            stdin.flush()
-            poll = select.poll()
-            poll.register(stdout, select.POLLIN)
-            if poll.poll(1000 * self.seconds) and (line := stdout.readline()):
+            if line := _exchange(process, question.encode(), time.monotonic() + self.seconds):
                 return cast(dict[str, Any], json.loads(line))
         except BrokenPipeError:
             pass
@@ -79,11 +74,12 @@ class Worker:
         root = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env={**os.environ, "PYTHONPATH": path}
         )
         # Importing sympy takes longer than most answers and does not count against their time.
         if cast(IO[bytes], self.process.stdout).readline() != b"ready\n":
             raise RuntimeError(f"the judge's worker did not start: {' '.join(command)}")
+        os.set_blocking(cast(IO[bytes], self.process.stdin).fileno(), False)
         return self.process
 
     def stop(self) -> None:
@@ -92,6 +88,28 @@ class Worker:
         self.process.kill()
         self.process.communicate()
         self.process = None
+
+
+def _exchange(process: subprocess.Popen[bytes], question: bytes, deadline: float) -> bytes | None:
+    """The line with which a process answers a question; None if it has not by the deadline, or ended.
+
+    Raises:
+        BrokenPipeError: it ended before it took the question.
+    """
+    stdin, stdout = (cast(IO[bytes], pipe).fileno() for pipe in (process.stdin, process.stdout))
+    answer = b""
+    while not answer.endswith(b"\n"):
+        poll = select.poll()
+        poll.register(stdin if question else stdout, select.POLLOUT if question else select.POLLIN)
+        if not poll.poll(max(0.0, 1000 * (deadline - time.monotonic()))):
+            return None
+        if question:
+            question = question[os.write(stdin, question) :]
+        elif piece := os.read(stdout, 2**16):
+            answer += piece
+        else:
+            return None
+    return answer
 
 
 class Judge:
@@ -144,6 +162,8 @@ class Judge:
         finally:
             self._idle.put(worker)
         verdict = Verdict(**reply) if reply else Verdict("timed out", task.found, task.wanted)
+        if verdict.outcome == "timed out":  # of a busy moment, perhaps
+            return verdict
         with self._lock:
             self._known[task, rules] = verdict
             if len(self._known) > self.remembered:
@@ -170,10 +190,6 @@ def _at_once(response: str, answer: str, rules: JudgeRules) -> Verdict | Task:
     task = look(response, answer, rules)
     if task is None:
         return Verdict("no answer", None, answer)
-    if task.found_in_text or task.wanted_in_text:
-        if plain(task.found).casefold() == plain(task.wanted).casefold() != "":
-            return Verdict("correct", task.found, task.wanted)
-        return task
     try:
         right = decide(task.found, task.wanted, rules)
     except UndecidedError:

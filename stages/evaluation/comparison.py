@@ -9,15 +9,16 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from stages.config import JudgeRules
+from stages.data.boxes import boxed
 from stages.evaluation.answer_text import (
-    boxed,
     bracket,
     chosen,
     conclusion,
+    has_unknown,
     is_bare,
     is_word,
     joined_boxes,
-    last_number,
+    last_formula,
     letter,
     members,
     named_choice,
@@ -26,7 +27,7 @@ from stages.evaluation.answer_text import (
     tagged,
     tail,
 )
-from stages.evaluation.numbers import LONGEST, agree, decimal_comma, read_number
+from stages.evaluation.numbers import LONGEST, agree, calculate, decimal_comma, read_number
 
 
 class UndecidedError(Exception):
@@ -56,7 +57,8 @@ def decide(
     found, wanted = plain(found), plain(wanted)
     if choice := letter(wanted):
         return chosen(found) == choice
-    found, wanted = conclusion(found, wanted), conclusion(wanted, found)
+    same_side = functools.partial(_agree_as_sides, rules=rules, mathematics=mathematics)
+    found, wanted = conclusion(found, wanted, same_side), conclusion(wanted, found, same_side)
     said, gold = read_number(found, rules.percent), read_number(wanted, rules.percent)
     if said and gold:
         return agree(said, gold, rules)
@@ -75,6 +77,19 @@ def decide(
         same = functools.partial(decide, rules=rules, mathematics=mathematics)
         return _in_any_order(these, those, same) if kinds <= {"", "{}"} else all(map(same, these, those))
     return mathematics(found, wanted, rules)
+
+
+def _agree_as_sides(
+    one: str, other: str, rules: JudgeRules, mathematics: Callable[[str, str, JudgeRules], bool]
+) -> bool:
+    """Whether two sides of an equation that says a value are that value, one of them perhaps rounded."""
+    rounded = rules.model_copy(update={"relative_tolerance": 1e-9, "decimals": 1})
+    a, b = calculate(one), calculate(other)
+    if a and b:
+        return agree(a, b, rounded) or agree(b, a, rounded)
+    if (a or b) and has_unknown(other if a else one):
+        return False
+    return mathematics(one, other, rounded)
 
 
 def comparable(found: str, wanted: str) -> bool:
@@ -101,35 +116,36 @@ def _in_any_order(these: list[str], those: list[str], same: Callable[[str, str],
 
 
 class Task(NamedTuple):
-    """A response's answer and the problem's, or the ends of texts in which these have yet to be found."""
+    """A response's answer and the problem's."""
 
     found: str
     wanted: str
-    found_in_text: bool
-    wanted_in_text: bool
 
 
 def look(response: str, answer: str, rules: JudgeRules) -> Task | None:
-    """Where a response and the problem's answer say what is to be compared; None for a response without an answer."""
-    wanted, wanted_in_text = _answer_in(answer)
+    """What a response and the problem's answer say that is to be compared; None for a response without an answer."""
+    wanted = _answer_in(answer) or answer
     if rules.where == "box":
-        found, found_in_text = boxed(response) or "", False
-    elif letter(plain(wanted)) and joined_boxes(response) is None and (choice := named_choice(response)):
-        found, found_in_text = choice, False
+        found = boxed(response)
+    elif letter(plain(wanted)) and joined_boxes(response) is None and (choice := named_choice(_end(response))):
+        found = choice
+    elif is_word(plain(wanted)) and plain(_end(response)).casefold() == plain(wanted).casefold():
+        found = wanted
     else:
-        found, found_in_text = _answer_in(response)
-    if rules.form == "number" and found_in_text:
-        found, found_in_text = last_number(found), False
-    if not found.strip():
-        return None
-    wanted_in_text = wanted_in_text and rules.form == "expression" and not is_word(plain(wanted))
-    return Task(found.strip(), wanted, found_in_text, wanted_in_text)
+        found = _answer_in(response)
+    found = (found or "").strip()
+    return Task(found, wanted) if found else None
 
 
-def _answer_in(text: str) -> tuple[str, bool]:
-    """Where a text's answer stands, and whether there is more around it."""
-    if (box := joined_boxes(text)) is not None:
-        return box.strip(), False
+def _end(text: str) -> str:
+    """What the <answer> tag of a text holds, else what the text ends with."""
     tag = tagged(text)
-    end = tail(text if tag is None else tag)
-    return end, not is_bare(end)
+    return tail(text if tag is None else tag)
+
+
+def _answer_in(text: str) -> str | None:
+    """The answer that a text gives: in boxes, alone, or as the last formula of a sentence."""
+    if (box := joined_boxes(text)) is not None:
+        return box.strip()
+    end = _end(text)
+    return end if is_bare(end) else last_formula(end)

@@ -12,6 +12,7 @@ from stages.config import EvaluateRun, Sampling, load_run
 from stages.data.problem import Problem, read_problems
 from stages.files import whole_folder
 from stages.model.compute import set_up
+from stages.model.context import check_responses
 from stages.model.vlm import VLM, load
 from stages.progress import progress
 from stages.provenance import write_provenance
@@ -58,6 +59,7 @@ def answer(run: EvaluateRun, vlm: VLM, epoch: int, split: str, problems: list[Pr
 
 def evaluate(run: EvaluateRun, folder: Path) -> None:
     """Write responses.jsonl for every epoch and split."""
+    check_responses(run.preflight, run.settings.splits, run.settings.max_new_tokens)
     vlm = load(Path(run.base), run.compute, run.prompt)
     splits = {split: read_problems(Path(run.data, f"{split}.jsonl")) for split in run.settings.splits}
     samples = sum(setting.samples for setting in run.settings.settings.values())

@@ -85,8 +85,9 @@ def steps(rows: pd.DataFrame, settings: Scores) -> pd.DataFrame:
     """Counts, lengths, rewards and reflection ratios of one run by generation step.
 
     Returns:
-        N, Nref, N+, Nref+ (responses: all, with a reflection word, correct, both); length, mean in tokens; truncated,
-        share; reward_*, means before they are weighted; the five ratios.
+        N, Nref, N+, Nref+ (responses: all, with a reflection word, correct, both); length, mean in tokens; shares that
+        were truncated, had no_answer, or on which the judge timed_out; reward_*, means before they are weighted; the
+        five ratios.
     """
     by = ["epoch", "generation_step"]
     found = words_in(rows["text"].tolist(), settings.reflection_words, settings.whole_words)
@@ -95,7 +96,12 @@ def steps(rows: pd.DataFrame, settings: Scores) -> pd.DataFrame:
     marks = pd.DataFrame({"N": 1, "Nref": reflective, "N+": correct, "Nref+": reflective & correct}, index=rows.index)
     counts = marks.astype(int).groupby([rows[key] for key in by]).sum()
     rewards = pd.DataFrame(rows["rewards"].tolist(), index=rows.index).add_prefix("reward_")
-    means = rows.assign(truncated=~rows["finished"])[["length", "truncated"]].join(rewards)
+    marks_of_responses = {
+        "truncated": ~rows["finished"],
+        "no_answer": rows["verdict"] == "no answer",
+        "timed_out": rows["verdict"] == "timed out",
+    }
+    means = rows.assign(**marks_of_responses)[["length", *marks_of_responses]].join(rewards)
     parts = [counts, means.groupby([rows[key] for key in by]).mean(), ratios(counts)]
     return pd.concat(parts, axis="columns").reset_index()
 

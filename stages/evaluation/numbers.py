@@ -16,13 +16,27 @@ class Number(NamedTuple):
 
 LONGEST = 1000  # characters of an answer that is read at all; longer ones are compared as they stand
 
-# What may stand behind a number; in front of one or between two it would be part of another answer.
-_UNIT = re.compile(
-    r"(?:(?<=[\d}])|(?<=\\pi))\s*(?:\\text\{[A-Za-z.\s]*\}|\^\\circ(?:\s*[CF])?|[\u4e00-\u9fff]+"
-    r"|(?:square\s+|cubic\s+|sq\.?\s*)?(?:mm|cm|dm|km|m|in|inches|ft|feet|units?|degrees?|met(?:er|re)s?|miles?"
-    r"|kg|grams?|seconds?|minutes?|hours?|days?|dollars?|cents?))"
-    r"(?:\^\{?[23]\}?)?\s*$"
+# What may stand behind a number; in front of one or between two it would be part of another answer. Whatever is no unit
+# stays, for 12 thousand and 12 or more are not 12.
+_NAME = (
+    r"(?:(?i:(?:milli|centi|deci|kilo)?(?:met(?:er|re)|gram|lit(?:er|re))s?|inch(?:es)?|foot|feet|yards?|miles?|units?"
+    r"|degrees?(?:\s(?:celsius|fahrenheit))?|radians?|seconds?|minutes?|hours?|days?|weeks?|months?|years?"
+    r"|dollars?|cents?|euros?|pounds?|ounces?|yuan)"
+    r"|[cdkm]?m|in|ft|yds?|mi|k?g|mg|m?L|ml|s|secs?|mins?|h|hrs?|rad|deg|lbs?|oz|mph)"
 )
+_POWER = r"(?:\s?\^\s?\{?\s?-?[123]\s?\}?)?"
+_ONE = rf"(?:(?i:square|cubic|sq\.?|cu\.?)\s?)?{_NAME}(?![A-Za-z])\.?{_POWER}"
+_UNITS = rf"{_ONE}(?:\s?(?:/|per\s|\\cdot(?![A-Za-z]))\s?{_ONE})?"
+_CHINESE_NAME = "(?:平方|立方)?(?:毫米|厘米|分米|千米|公里|米|单位|毫升|升|千克|克|cm|dm|km|mm|m)"
+_CHINESE = (
+    rf"(?:{_CHINESE_NAME}|度|个(?:单位)?|元|秒|分钟?|小时|时|天)(?:\^\{{?[23]\}}?)?(?:[/每](?:小时|秒|分钟?|时))?"
+)
+_IN_TEXT = rf"\\text\{{\s?\(?{_UNITS}\)?\s?\}}{_POWER}"
+_UNIT = re.compile(
+    rf"(?:(?:(?<=[\d}}])|(?<=\\pi))\s*(?:\^\\circ(?:\s*[CF])?|{_CHINESE}|{_UNITS}|\(\s?(?:{_UNITS}|{_IN_TEXT})\s?\))"
+    rf"|(?<=\S)\s*{_IN_TEXT}(?:\s?/\s?{_IN_TEXT})?)\s*$"
+)
+UNIT_AHEAD = re.compile(rf"\s?(?:{_UNITS}|{_CHINESE})")
 _PERCENT = re.compile(r"(?<=[\d}])\s*(?:\\?%|\\text\{\s*(?:percent|pct)\s*\}|percent(?:age)?\b|pct\b)\s*$", re.I)
 _FRACTION = re.compile(r"^([+-]?)\s*\\frac\s*(?:\{([^{}]+)\}\s*\{([^{}]+)\}|(\d)\s*(\d))$", re.ASCII)
 _THOUSANDS = re.compile(r"^[+-]?[1-9]\d{0,2}(?:(?:,\d{3})+|(?: \d{3})+)(?:\.\d+)?$", re.ASCII)
@@ -84,8 +98,39 @@ def agree(said: Number, gold: Number, rules: JudgeRules) -> bool:
         return True
     if rules.decimals is None or not said.value or not gold.value:  # 0.0000 is not 1/100000
         return False
-    written = [n.places for n in (said, gold) if n.places is not None and n.places >= rules.decimals]
-    return any(error <= Fraction(1, 2 * 10**places) for places in written)
+    if said.places is not None and said.places >= rules.decimals and error <= _half(said.places):
+        return True
+    # A right answer that is a decimal was rounded itself, whoever is more exact is not asked to round.
+    if not gold.places or (said.places is not None and said.places <= gold.places):
+        return False
+    return said.value * gold.value > 0 and -_half(gold.places) <= abs(said.value) - abs(gold.value) < _half(gold.places)
+
+
+def _half(places: int) -> Fraction:
+    """Half a unit of the last of so many decimals."""
+    return Fraction(1, 2 * 10**places)
+
+
+_OPERATION = re.compile(r"\\(?:times|cdot|div)(?![A-Za-z])|(?<![eE])[-+]|/")
+
+
+def calculate(text: str) -> Number | None:
+    """What sums and products of plain numbers come to: 180 - 2 \\cdot 40; None for anything else."""
+    if number := read_number(text):
+        return number
+    if len(text) > LONGEST:
+        return None
+    total, product, inverse, start, sign = Fraction(0), Fraction(1), False, 0, 1
+    ends = [(m.start(), m.end(), m[0]) for m in _OPERATION.finditer(text)] + [(len(text), len(text), "+")]
+    for begin, end, operation in ends:
+        number = read_number(text[start:begin])
+        if number is None or (inverse and not number.value) or abs(product) > 10**100:
+            return None
+        product *= 1 / number.value if inverse else number.value
+        inverse, start = operation in ("/", "\\div"), end
+        if operation in "+-":
+            total, product, sign = total + sign * product, Fraction(1), -1 if operation == "-" else 1
+    return Number(total, None)
 
 
 def decimal_comma(text: str, other: str) -> Number | None:

@@ -19,7 +19,7 @@ from stages.records import read
 # For tables without a row, which a study without RL has.
 COLUMNS = {
     "training": ["epoch", "responses", "correct", "accuracy"],
-    "steps": ["epoch", "generation_step", *metrics.COUNTS, "length", "truncated"],
+    "steps": ["epoch", "generation_step", *metrics.COUNTS, "length", "truncated", "no_answer", "timed_out"],
     "words": ["generation_step", "word", "count"],
     "updates": ["epoch", "generation_step", "gradient_step"],
 }

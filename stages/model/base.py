@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, Qwen2_5_VLConfig, Qwen2VLConfig
 
 from stages.config import BaseRun, load_run
-from stages.files import sha256, whole_folder
+from stages.files import link_or_copy, sha256, whole_folder
 from stages.model.processor import ImageOnlyProcessor
 
 FILES = (
@@ -76,8 +76,10 @@ def main(path: str) -> None:
         target = folder / "checkpoint"
         target.mkdir()
         files = [file for file in sorted(checkpoint.iterdir()) if file.is_file() and not file.name.startswith(".")]
+        # A download is the workflow's own and may be large; what is somebody's may be changed under our hands.
+        bring = link_or_copy if (checkpoint / "download.json").is_file() else shutil.copyfile
         for file in files:
-            shutil.copyfile(file, target / file.name)
+            bring(file, target / file.name)
         base = {"checkpoint": run.checkpoint, "sha256": {file.name: sha256(target / file.name) for file in files}}
         (folder / "base.json").write_text(json.dumps(base, indent=2) + "\n", encoding="utf-8")
 

@@ -1,8 +1,8 @@
 """Can a model take a data set? `python -m stages.model.preflight RUN.json`, before anything is trained.
 
 Every problem of every split goes through the real processor: its prompt must hold as many image tokens as the vision
-tower will give features, say the question as it is, and leave room for a response. No weights are loaded. Writes
-preflight.json, the lengths that were found.
+tower will give features, say the question as it is, and fit the context. No weights are loaded. Writes preflight.json,
+the lengths that were found; whether a response fits too is asked by the job that draws it (`stages.model.context`).
 """
 
 import json
@@ -18,7 +18,6 @@ from transformers import AutoConfig
 
 from stages.config import PreflightRun, load_run
 from stages.data.problem import Problem, read_problems
-from stages.evaluation.answer_text import boxed
 from stages.files import whole_folder
 from stages.model.processor import load_processor, render
 from stages.progress import progress
@@ -34,6 +33,11 @@ class Lengths:
     prompt: int
     image: int
     solution: int | None
+
+    @property
+    def learnt(self) -> int | None:
+        """Of prompt and solution, as SFT learns them."""
+        return None if self.solution is None else self.prompt + self.solution
 
 
 class Preflight:
@@ -74,10 +78,10 @@ class Preflight:
         patch = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
         if (cut := inputs["pixel_values"].shape[1]) != patch:
             raise ValueError(f"the processor cuts patches of {cut} values, but the vision tower takes {patch}")
-        if len(token_ids) + self.run.new_tokens > self.context:
+        if len(token_ids) >= self.context:
             raise ValueError(
-                f"{len(token_ids)} tokens of prompt and {self.run.new_tokens} of response, but the model's context is "
-                f"{self.context} (a smaller prompt.max_pixels, or fewer max_new_tokens?)"
+                f"{len(token_ids)} tokens of prompt, but the model's context is {self.context} "
+                "(a smaller prompt.max_pixels?)"
             )
         return Lengths(len(token_ids), image, self._solution(problem))
 
@@ -93,7 +97,7 @@ def preflight(run: PreflightRun) -> dict[str, Any]:
     """
     check = Preflight(run)
     found: dict[str, list[Lengths]] = {split: [] for split in SPLITS}
-    mistakes = check_solutions(read_problems(Path(run.data, "train.jsonl")), run)
+    mistakes = []
     problems = [(split, p) for split in SPLITS for p in read_problems(Path(run.data, f"{split}.jsonl"))]
     for split, problem in progress(problems, f"{run.model}/{run.dataset}"):
         try:
@@ -105,28 +109,13 @@ def preflight(run: PreflightRun) -> dict[str, Any]:
         raise ValueError("\n".join([*mistakes[:NAMED], *more]))
     return {
         "context": check.context,
-        "new_tokens": run.new_tokens,
         "min_pixels": run.prompt.min_pixels,
         "max_pixels": run.prompt.max_pixels,
         "prompt_tokens": {split: summary([n.prompt for n in lengths]) for split, lengths in found.items()},
         "image_tokens": {split: summary([n.image for n in lengths]) for split, lengths in found.items()},
         "solution_tokens": {split: summary([n.solution for n in lengths]) for split, lengths in found.items()},
+        "learnt_tokens": {split: summary([n.learnt for n in lengths]) for split, lengths in found.items()},
     }
-
-
-def check_solutions(problems: list[Problem], run: PreflightRun) -> list[str]:
-    """What is missing for SFT."""
-    if run.solutions is None:
-        return []
-    boxes = run.solutions == "boxed"
-    without = [p.id for p in problems if not p.solution or (boxes and boxed(p.solution) is None)]
-    if not without:
-        return []
-    return [
-        f"sft learns from solutions{' that end in a box, as answers must' if boxes else ''}, but {len(without)} of "
-        f"{len(problems)} train problems have none (the first: {without[0]}); leave it out with study.skip: "
-        f"[{run.dataset}/sft], or add them"
-    ]
 
 
 def summary(lengths: Sequence[int | None]) -> dict[str, int] | None:

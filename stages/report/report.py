@@ -84,6 +84,13 @@ def comparison(accuracy: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def judged_responses(accuracy: pd.DataFrame) -> dict[str, float]:
+    """How many evaluated responses there are, and on how many the judge found no answer or ran out of time."""
+    responses = accuracy["problems"] * accuracy["samples"]
+    counts = {name: round((accuracy[name] * responses).sum()) for name in ("no_answer", "timed_out")}
+    return {"responses": int(responses.sum()), **counts}
+
+
 def figures(accuracy: pd.DataFrame, folder: str) -> list[dict[str, Any]]:
     """Titles, captions and paths of every model's figures on every data set."""
     return [
@@ -198,6 +205,7 @@ def report(run: ReportRun) -> str:
         .render(
             study=run.study,
             **comparison(accuracy),
+            judged=judged_responses(accuracy),
             table=Path(run.tables, "accuracy.md").read_text(encoding="utf-8"),
             cells=figures(accuracy, Path(os.path.relpath(run.figures, run.out)).as_posix()),
             shown=SHOWN,

@@ -27,7 +27,10 @@ from stages.training.schedule import batches, steps_per_epoch
 def train(run: RLRun) -> None:
     """The RL loop in full."""
     method = run.settings
-    with training(run) as (problems, vlm, folder), Judge(workers=run.compute.threads) as judge:
+    with (
+        training(run, method.sampling.max_new_tokens) as (problems, vlm, folder),
+        Judge(workers=run.compute.threads) as judge,
+    ):
         judged = partial(judge.verdicts, rules=run.judge)
         steps = steps_per_epoch(len(problems), method.batch_size)
         reference = frozen_copy(vlm.model)

@@ -24,7 +24,7 @@ from stages.training.schedule import batches, steps_per_epoch
 def train(run: SFTRun) -> None:
     """The SFT loop in full."""
     method = run.settings
-    with training(run) as (problems, vlm, folder):
+    with training(run, new_tokens=None) as (problems, vlm, folder):
         check_solutions(problems)
         steps = steps_per_epoch(len(problems), method.batch_size)
         optimization = Optimization(vlm.model, method.optimizer, run.epochs * steps)

@@ -7,7 +7,7 @@ rule evaluate:
             "results/data/{{dataset}}/{split}.jsonl", split=study.evaluate.splits
         ),
         base="results/base/{model}/base.json",
-        preflight=ancient("results/preflight/{model}/{dataset}/preflight.json"),
+        preflight="results/preflight/{model}/{dataset}/preflight.json",
         weights=trained_weights,
     output:
         run="results/evaluate/{model}/{dataset}/{method}/seed{seed}/run.json",
@@ -44,6 +44,8 @@ rule judge:
     conda:
         "../../envs/study.yaml"
     threads: study.compute.threads
+    resources:
+        mem_mb=study.resources.memory_mb,
     params:
         run=lambda w: study.judge_run(
             w.model, w.dataset, w.method, int(w.seed)

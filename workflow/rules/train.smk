@@ -5,7 +5,7 @@ rule sft:
     input:
         data="results/data/{dataset}/train.jsonl",
         base="results/base/{model}/base.json",
-        preflight=ancient("results/preflight/{model}/{dataset}/preflight.json"),
+        preflight="results/preflight/{model}/{dataset}/preflight.json",
     output:
         run="results/sft/{model}/{dataset}/{method}/seed{seed}/run.json",
         updates="results/sft/{model}/{dataset}/{method}/seed{seed}/updates.jsonl",
@@ -33,7 +33,7 @@ rule rl:
     input:
         data="results/data/{dataset}/train.jsonl",
         base="results/base/{model}/base.json",
-        preflight=ancient("results/preflight/{model}/{dataset}/preflight.json"),
+        preflight="results/preflight/{model}/{dataset}/preflight.json",
     output:
         run="results/rl/{model}/{dataset}/{method}/seed{seed}/run.json",
         responses="results/rl/{model}/{dataset}/{method}/seed{seed}/responses.jsonl",
