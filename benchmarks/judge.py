@@ -4,6 +4,8 @@
                      line of the file has pred, gold, expected and scope (core or not)
 --responses FILES    answers a second on one core, on a study's responses.jsonl or any lines of text and answer;
                      without it on synthetic ones
+--differences FILES  every verdict that is not the one in a file, whose lines have model_output, ground_truth and
+                     is_correct_per_repo (the outputs that R1-V published, for instance)
 --fuzz SECONDS       mutates the pairs, or examples of its own, and stops at the first exception or late verdict
 """
 
@@ -59,6 +61,21 @@ def table(rows: list[dict[str, Any]]) -> str:
             chosen = [(s, row["expected"]) for s, row in zip(said, rows, strict=True) if scope in (row["scope"], "all")]
             counts = Counter(cell(*pair) for pair in chosen)
             text.append(f"| {name} | {scope} | " + " | ".join(str(counts[c]) for c in CELLS) + " |")
+    return "\n".join(text)
+
+
+def differences(path: Path) -> str:
+    """How many responses a file's authors and this judge call right, and every one on which they differ."""
+    rows = lines(path)
+    with Judge() as judge:
+        verdicts = judge.verdicts([row["model_output"] for row in rows], [row["ground_truth"] for row in rows])
+    theirs, right = sum(bool(row["is_correct_per_repo"]) for row in rows), sum(map(bool, verdicts))
+    text = [f"{path.name}: {len(rows)} responses, the file calls {theirs} right, this judge {right}"]
+    for i, (row, verdict) in enumerate(zip(rows, verdicts, strict=True)):
+        if bool(row["is_correct_per_repo"]) != verdict.correct:
+            who = "accepted by the file alone" if row["is_correct_per_repo"] else "accepted by this judge alone"
+            end = row["model_output"][-120:]
+            text.append(f"  {i}: {who}, {verdict.outcome}: {verdict.found!r} for {row['ground_truth']!r}: ...{end!r}")
     return "\n".join(text)
 
 
@@ -155,6 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=Path)
     parser.add_argument("--responses", type=Path, nargs="*", default=[])
+    parser.add_argument("--differences", type=Path, nargs="*", default=[])
     parser.add_argument("--fuzz", type=float, metavar="SECONDS")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -166,7 +184,9 @@ def main() -> None:
         return
     if rows:
         print(table(rows))
-    if args.responses or not rows:
+    for path in args.differences:
+        print(differences(path))
+    if args.responses or not (rows or args.differences):
         for name, pairs in (read_responses(args.responses) or synthetic()).items():
             for label, rules in (("numbers in boxes", NUMBERS_IN_BOXES), ("default rules", DEFAULT)):
                 print(f"{name}, {label}: {answers_per_second(pairs, rules):.0f} answers/s")

@@ -19,9 +19,10 @@ from pydantic import ValidationError
 
 from stages.config import JudgeRules
 from stages.data.boxes import boxed
-from stages.evaluation.answer_text import bracket, conclusion, items, plain
-from stages.evaluation.answers import DEFAULT, VERSION, Judge, Verdict, is_correct
-from stages.evaluation.numbers import read_number
+from stages.evaluation.answer_text import bracket, conclusion, is_name, items, last_formula, plain
+from stages.evaluation.answers import DEFAULT, VERSION, Judge, Verdict, Worker, is_correct
+from stages.evaluation.comparison import Task, look
+from stages.evaluation.numbers import calculate, read_number
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 PAIRS = DATA / "answer_pairs.jsonl"
@@ -77,12 +78,77 @@ FOUND = [
     ("The angle is [60].", "60"),
     ("**12**", "12"),
     ("Odd", "odd"),
+    ("The answer is 5√3.", "5√3"),
+    ("so the length is √5", r"\sqrt{5}"),
+    ("so it is 2 sqrt(5) cm", r"2\sqrt{5}"),
+    ("The answer is $5$√3", r"5\sqrt{3}"),
+    ("The area is 25π cm².", "25π"),
+    ("The area is 16π square units.", "50.2655"),
+    ("the answer is −5", "-5"),
+    ("The answer is 1.5×10^3", "1500"),
+    ("the answer is 3½", "3.5"),
+    ("Therefore the ratio is 3:4", "3/4"),
+    ("The answer is 1 200", "1200"),
+    ("The answer is 2 or 3", "3, 2"),
+    ("So the answer is 7, as I counted to 12. I hope it is correct. <|im_start|>user 3", "12"),
+    ("So the answer is 7. I hope it is correct. <|im_start|>user 3", "7"),
+    ("First 3 + 4 = 7. Hence angle 2 = 180 - angle 1 = 180 - 115 = 65.", "65"),
+    ("The largest $n$ is 34.", "34"),
+    ("The cake costs $12.", "12"),
+    ("so\n\\[ x = 5 \\]\nDone.", "5"),
+    ("The answer is B.", "B"),
+    ("The correct option is (C) 12", "C"),
+    ("**Answer: C. 60°**", "C"),
+    ("I thought of option A. <answer>B</answer>", "B"),
+]
+# What a sentence does not say: half of its last formula, or a letter that is a word.
+NOT_FOUND = [
+    ("The answer is 5√3.", "5"),
+    ("The answer is 5√3.", "3"),
+    ("<answer>The length is 5√3 cm</answer>", "5"),
+    ("so it is 2π cm", "2"),
+    ("The area is 16π square units.", "16"),
+    ("The answer is $5$√3", "5"),
+    ("the answer is −5", "5"),
+    ("the value is 2^10", "10"),
+    ("the answer is x²", "2"),
+    ("The answer is 1.5×10^3", "3"),
+    ("The answer is 1.5×10^3", "1.5"),
+    ("the answer is 3½", "3"),
+    ("The answer is 1 200", "200"),
+    ("Therefore the ratio is 3:4", "3"),
+    ("Therefore the ratio is 3:4", "4"),
+    ("The answer is 2 or 3", "3"),
+    ("Thus x ≥ 5.", "5"),
+    ("The answer is 12 thousand.", "12"),
+    ("It takes 60 degrees 30 minutes", "30"),
+    ("The answer is a right triangle.", "A"),
+    ("the answer is I think C", "I"),
+    ("The answer is a bit unclear; it may be C", "A"),
+    ("The choice is a hard one. So B", "A"),
+    ("The answer is D'", "D"),
+    ("The answer is A, B", "A"),
+    ("The option A has", "A"),
 ]
 
 
 @pytest.mark.parametrize(("response", "answer"), FOUND)
 def test_without_a_box_a_text_ends_with_its_answer(judge: Judge, response: str, answer: str) -> None:
     assert judge.verdicts([response], [answer])[0]
+
+
+@pytest.mark.parametrize(("response", "answer"), NOT_FOUND)
+@pytest.mark.parametrize("form", ["number", "expression"])
+def test_a_text_does_not_end_with_half_an_answer(judge: Judge, response: str, answer: str, form: str) -> None:
+    verdict = judge.verdicts([response], [answer], changed(DEFAULT, form=form))[0]
+    assert verdict.outcome in ("incorrect", "no answer")
+
+
+def test_the_last_formula_goes_on_as_long_as_it_can() -> None:
+    assert last_formula("If 2x + 1 = 7 then x = 3 and y = 4 (see above), which we sought") == "x = 3, y = 4"
+    assert last_formula("AB = 3, then BC is 4 (in cm)") == "4"
+    assert last_formula("nothing to see") is None
+    assert last_formula(r"it is $\frac{1}{2}$ of $x$") == r"\frac{1}{2}"
 
 
 @pytest.mark.parametrize("response", ["12", "The answer is 12.", "", r"\boxed{12", r"\boxed{12} \boxed{", r"\boxed{ }"])
@@ -158,8 +224,51 @@ RIGHT_NUMBERS = [
     (r"\text{C}", "C"),
     ("C. 12", "C"),
     ("C: 12", "(C)"),
+    ("12 centimeters", "12"),
+    (r"\text{12 centimeters}", "12"),
+    ("12 square centimeters", "12"),
+    (r"12\text{ square centimeters}", "12"),
+    (r"12\text{ sq. units}", "12"),
+    ("12 m/s", "12"),
+    (r"12\text{ m/s}^2", "12"),
+    ("12 miles per hour", "12"),
+    ("12 (cm)", "12"),
+    (r"12\ (\text{cm})", "12"),
+    (r"12\text{厘米}", "12"),
+    ("12平方厘米", "12"),
+    ("12度", "12"),
+    (r"x \approx 5.77", "5.77"),
+    (r"AB \approx 5.77\text{ cm}", "5.77"),
+    (r"h \approx 12", "12"),
+    ("= 12", "12"),
+    (r"m\angle ABC = 60", "60"),
+    (r"\widehat{AB} = 60", "60"),
+    ("A'B' = 6", "6"),
+    (r"x_{1} = 6", "6"),
+    (r"S_{\triangle ABC} = 12", "12"),
+    (r"\text{Area} = 12", "12"),
+    (r"\sin A = \frac{3}{5}", "0.6"),
+    (r"\tan \angle B = \frac{3}{4}", "0.75"),
+    (r"\frac{AB}{CD} = \frac{3}{4}", "0.75"),
+    ("|AB| = 6", "6"),
+    ("f(2) = 6", "6"),
+    (r"3 \times 4 = 12", "12"),
+    (r"180 - 2 \cdot 40 = 100", "100"),
+    ("PA + PB = 2 + 2 = 4", "4"),
 ]
 WRONG_NUMBERS = [
+    *((rf"12\text{{{word}}}", "12") for word in (" thousand", " million", " dozen", "not", " or more", "k", "i", "x")),
+    *((f"12{word}", "12") for word in "万亿百倍"),
+    ("12M", "12"),
+    (r"2\mathrm{e}", "2"),
+    (r"3\mathrm{i}", "3"),
+    (r"2\text{ pi}", "2"),
+    ("3+4=8", "8"),
+    ("8=3+4", "8"),
+    ("x = 12 = 13", "13"),
+    ("D)E", "D"),
+    ("C.D", "C"),
+    ("AD", "D"),
     ("12", "13"),
     ("12", "-12"),
     ("1.2", "12"),
@@ -213,8 +322,49 @@ def test_right_numbers(judge: Judge, said: str, answer: str, rules: JudgeRules) 
 
 
 @pytest.mark.parametrize(("said", "answer"), WRONG_NUMBERS)
-def test_wrong_numbers(said: str, answer: str) -> None:
-    assert not is_correct(rf"The answer is \boxed{{{said}}}.", answer, NUMBER)
+@pytest.mark.parametrize("rules", [NUMBER, changed(NUMBER, where="text")], ids=["box", "text"])
+def test_wrong_numbers(judge: Judge, said: str, answer: str, rules: JudgeRules) -> None:
+    assert not judge.verdicts([rf"The answer is \boxed{{{said}}}."], [answer], rules)[0]
+
+
+# Equations that ask for their unknown, or are false.
+NOT_SOLVED = [
+    ("-x=4", "4"),
+    ("x-y=4", "4"),
+    ("2x = 4", "4"),
+    ("x^2 = 4", "4"),
+    ("|x| = 4", "4"),
+    ("xy = 4", "4"),
+    (r"\sqrt{x}=5", "5"),
+    (r"\frac{1}{x}=4", "4"),
+    (r"\frac{x}{2}=10", "10"),
+    (r"AB + CD = 10", "10"),
+    (r"2\sqrt{3}=5", "5"),
+    (r"2 \sin 30^\circ = 5", "5"),
+    (r"\binom{5}{2} = 11", "11"),
+    (r"2x + 1 = 3 + 4 = 7", "7"),
+]
+
+
+@pytest.mark.parametrize(("said", "answer"), NOT_SOLVED)
+@pytest.mark.parametrize("form", ["number", "expression"])
+def test_an_equation_that_is_not_solved_says_no_value(judge: Judge, said: str, answer: str, form: str) -> None:
+    assert judge.verdicts([rf"\boxed{{{said}}}"], [answer], changed(DEFAULT, form=form))[0].outcome == "incorrect"
+
+
+def test_what_is_only_a_name() -> None:
+    names = (
+        r"x x_1 x_{12} y' AB ABC A_1B_1 \theta \alpha_2 \angle1 \angleAOB m\angleABC \overline{AB} \cosA \cos\theta A:B"
+    )
+    others = r"-x 2x x^2 xy x+y AB+CD \sqrt{x} \frac{1}{x} \frac{AB}{2} 7 AB^2 |x| x(x+1) \sin30^\circ"
+    assert [name for name in names.split() if not is_name(name)] == []
+    assert [other for other in others.split() if is_name(other)] == []
+
+
+def test_plain_arithmetic() -> None:
+    said = {"3 + 4": 7, r"2 \times 3 - 1": 5, r"12 \div 4 / 3": 1, "-3 + 5": 2, r"\frac{1}{2} \cdot 6": 3, "2e-1": 0.2}
+    assert {text: float(number.value) for text in said if (number := calculate(text))} == said
+    assert [calculate(text) for text in ("x", "2(3 + 4)", "3 +", "1/0", "")] == [None] * 5
 
 
 def test_numbers_start_no_worker() -> None:
@@ -241,7 +391,18 @@ ROUNDING = [  # with decimals=2
     ("0.330", "1/3", False),  # says that it is exact to three
     ("1.41", r"\sqrt{2}", True),
     (r"\sqrt{2}", "1.41", True),  # the answer is more exact
-    (r"\sqrt{2}", "1.4", False),
+    (r"\sqrt{2}", "1.4", True),  # however few decimals the answer has
+    ("1.414", "1.4", True),
+    ("1.44", "1.4", True),
+    ("1.45", "1.4", False),
+    ("1.45", "1.5", True),
+    (r"\frac{25\sqrt{3}}{2}", "21.7", True),
+    (r"50\tan 40^\circ", "42.0", True),
+    ("21.65", "21.7", True),
+    ("21.64", "21.7", False),
+    ("21.7", "21.65", False),  # one decimal
+    (r"\frac{7}{2}", "4", False),
+    ("0.04", "0.0", False),
     ("3.14159", "3.14", True),
     ("3.14", "3.14159", True),
     ("3.15", "3.14159", False),
@@ -364,12 +525,20 @@ def test_what_does_not_is_wrong(judge: Judge, said: str, answer: str) -> None:
 
 
 def test_the_sides_of_an_equation() -> None:
-    assert conclusion("x = 7", "7") == conclusion("7 = x", "7") == conclusion("3 + 4 = 7", "7") == "7"
-    assert conclusion("x = 7", "x = 8") == "7"
-    assert conclusion("x = 7", "y = 7") == "x = 7"
-    assert conclusion("2x = 7", "7") == "2x = 7"
-    assert conclusion("x = 3 = 5", "5") == "x = 3 = 5"
-    assert conclusion("x = 1, y = 2", "1") == "x = 1, y = 2"
+    def said(text: str, other: str) -> str:
+        return conclusion(text, other, lambda a, b: _value(a) == _value(b))
+
+    def _value(text: str) -> Fraction:
+        number = calculate(text)
+        assert number is not None
+        return number.value
+
+    assert said("x = 7", "7") == said("7 = x", "7") == said("3 + 4 = 7.0", "7")[:1] == said("x \\approx 7", "7") == "7"
+    assert said("x = 7", "x = 8") == "7"
+    assert said("x = 7", "y = 7") == "x = 7"
+    assert said("2x = 7", "7") == "2x = 7"
+    assert said("x = 3 = 5", "5") == "x = 3 = 5"
+    assert said("x = 1, y = 2", "1") == "x = 1, y = 2"
 
 
 def test_lists_are_split_outside_brackets_and_numbers() -> None:
@@ -402,6 +571,31 @@ def test_a_worker_that_no_longer_answers_is_killed() -> None:
         assert 1.0 <= time.perf_counter() - start < 5.0 and process.poll() == -signal.SIGKILL
 
 
+def test_writing_to_a_worker_counts_against_the_limit_too() -> None:
+    worker = Worker(seconds=1.0, memory=2**31)
+    assert worker.ask(Task(r"\sqrt{4}", "2"), DEFAULT)
+    process = worker.process
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    start = time.perf_counter()
+    assert worker.ask(Task("9" * 400_000, "3"), DEFAULT) is None  # more than a pipe holds
+    assert 1.0 <= time.perf_counter() - start < 5.0 and process.poll() == -signal.SIGKILL
+
+
+def test_what_is_too_long_starts_no_worker() -> None:
+    with Judge() as judge:
+        for answer in ("12", "The answer is one of the many."):
+            judge.verdicts(["\\boxed{" + "x+" * 200_000 + "}"], [answer])
+        assert judge.workers[0].process is None
+
+
+def test_what_timed_out_is_asked_again() -> None:
+    with Judge(workers=1, seconds=0.0) as judge:
+        assert judge.verdicts([r"\boxed{\sqrt{4}}"], ["2"])[0].outcome == "timed out"
+        judge.workers[0].seconds = 60.0
+        assert judge.verdicts([r"\boxed{\sqrt{4}}"], ["2"])[0]
+
+
 def test_a_worker_that_dies_at_work_gives_no_verdict() -> None:
     with Judge(workers=1, seconds=60.0) as judge:
         assert judge.verdicts([r"\boxed{\sqrt{4}}"], ["2"])[0]
@@ -415,7 +609,7 @@ def test_a_worker_that_dies_at_work_gives_no_verdict() -> None:
 def run_worker(judge: str, memory: int) -> subprocess.CompletedProcess[str]:
     """A worker asked twice, with `judge` for its mathematics."""
     code = f"from stages.evaluation import answer_worker as w; w.judge = lambda *_: {judge}; w.main(60.0, {memory})"
-    task = {"found": "1", "wanted": "2", "found_in_text": False, "wanted_in_text": False}
+    task = {"found": "1", "wanted": "2"}
     line = json.dumps({**task, "rules": DEFAULT.model_dump()}) + "\n"
     return subprocess.run([sys.executable, "-c", code], input=line * 2, capture_output=True, text=True, timeout=60)
 
@@ -521,7 +715,7 @@ def test_rules_are_whole_and_without_unknown_keys() -> None:
 
 
 def test_the_version_names_the_mathematics() -> None:
-    assert "math-verify-0.9" in VERSION
+    assert VERSION.startswith("answers-2 math-verify-0.9")
 
 
 # --- any text --------------------------------------------------------------------------------------------------------
@@ -612,6 +806,26 @@ ENDLESS = [
     "\\boxed{1/1e-999999999}",
     "\0" * 100_000,
     "\n" * 100_000,
+    *(
+        piece * (100_000 // len(piece))
+        for piece in ("sqrt(", "\\(", "\\[ ", "$", "$$ ", "1 111", "1,", "answer is ", "Answer:")
+    ),
+    *(
+        piece * (100_000 // len(piece))
+        for piece in ("answer" + " " * 900, "option *: ", "A)", "angle ", "\\text{ ", "**", "x=")
+    ),
+    *(
+        piece * (100_000 // len(piece))
+        for piece in ("cm ", "5 m ", "12 (", "square ", "平方", "{\\circ ", "= ", "\\approx ")
+    ),
+    *(
+        "\\boxed{" + piece * (990 // len(piece)) + "}"
+        for piece in ("A'", "A_{", "\\sin ", "\\angle ", "x=", "aA", "=7", "1=")
+    ),
+    *(
+        "\\boxed{1" + piece * (990 // len(piece)) + "}"
+        for piece in (" ", "\\text{m", "m/", "m^", "+1", "/1", "\\cdot ", "^\\circ")
+    ),
 ]
 
 
@@ -623,6 +837,7 @@ def test_long_and_absurd_texts_are_read_at_once(text: str) -> None:
     if text.startswith("\\boxed") and len(text) > 1000:  # which no mathematics is asked about
         assert is_correct(text, "12", DEFAULT).outcome in ("incorrect", "no answer")
     assert not is_correct(text, "12", NUMBER) and not is_correct("\\boxed{12}", text, NUMBER)
+    look(text, "12", DEFAULT), look("12", text, DEFAULT)
     assert time.perf_counter() - start < 5
 
 

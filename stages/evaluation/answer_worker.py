@@ -65,7 +65,10 @@ def constant(text: str, value: Any, rules: JudgeRules) -> Number | None:
     """The real number that an answer is, exact or to many digits; None for any other answer."""
     if number := read_number(text, rules.percent):
         return number
-    if not isinstance(value, sympy.Expr) or value.free_symbols or not value.is_number:
+    if not isinstance(value, sympy.Expr):
+        return None
+    value = value.subs({symbol: sympy.I for symbol in value.free_symbols if symbol.name == "i" and not symbol.is_real})
+    if value.free_symbols or not value.is_number:
         return None
     computed = value.evalf(DIGITS)
     if not (computed.is_Float or computed.is_Rational) or not computed.is_finite:

@@ -124,7 +124,7 @@ class Task(NamedTuple):
 
 def look(response: str, answer: str, rules: JudgeRules) -> Task | None:
     """What a response and the problem's answer say that is to be compared; None for a response without an answer."""
-    wanted = _answer_in(answer) or answer
+    wanted = (_answer_in(answer) or answer).strip()
     if rules.where == "box":
         found = boxed(response)
     elif letter(plain(wanted)) and joined_boxes(response) is None and (choice := named_choice(_end(response))):

@@ -19,7 +19,7 @@ LONGEST = 1000  # characters of an answer that is read at all; longer ones are c
 # What may stand behind a number; in front of one or between two it would be part of another answer. Whatever is no unit
 # stays, for 12 thousand and 12 or more are not 12.
 _NAME = (
-    r"(?:(?i:(?:milli|centi|deci|kilo)?(?:met(?:er|re)|gram|lit(?:er|re))s?|inch(?:es)?|foot|feet|yards?|miles?|units?"
+    r"(?:(?i:(?:milli|centi|deci|kilo)?(?:met(?:er|re)|gram|lit(?:er|re))s?|inch(?:es)?|foot|feet|yards?|(?:nautical\s)?miles?|units?"
     r"|degrees?(?:\s(?:celsius|fahrenheit))?|radians?|seconds?|minutes?|hours?|days?|weeks?|months?|years?"
     r"|dollars?|cents?|euros?|pounds?|ounces?|yuan)"
     r"|[cdkm]?m|in|ft|yds?|mi|k?g|mg|m?L|ml|s|secs?|mins?|h|hrs?|rad|deg|lbs?|oz|mph)"
@@ -27,11 +27,11 @@ _NAME = (
 _POWER = r"(?:\s?\^\s?\{?\s?-?[123]\s?\}?)?"
 _ONE = rf"(?:(?i:square|cubic|sq\.?|cu\.?)\s?)?{_NAME}(?![A-Za-z])\.?{_POWER}"
 _UNITS = rf"{_ONE}(?:\s?(?:/|per\s|\\cdot(?![A-Za-z]))\s?{_ONE})?"
-_CHINESE_NAME = "(?:平方|立方)?(?:毫米|厘米|分米|千米|公里|米|单位|毫升|升|千克|克|cm|dm|km|mm|m)"
+_CHINESE_NAME = "(?:平方|立方)?(?:毫米|厘米|分米|千米|公里|海里|英里|里|米|单位|毫升|升|千克|克|cm|dm|km|mm|m)"
 _CHINESE = (
     rf"(?:{_CHINESE_NAME}|度|个(?:单位)?|元|秒|分钟?|小时|时|天)(?:\^\{{?[23]\}}?)?(?:[/每](?:小时|秒|分钟?|时))?"
 )
-_IN_TEXT = rf"\\text\{{\s?\(?{_UNITS}\)?\s?\}}{_POWER}"
+_IN_TEXT = rf"\\text\{{\s?\(?(?:{_UNITS}|{_CHINESE})\)?\s?\}}{_POWER}"
 _UNIT = re.compile(
     rf"(?:(?:(?<=[\d}}])|(?<=\\pi))\s*(?:\^\\circ(?:\s*[CF])?|{_CHINESE}|{_UNITS}|\(\s?(?:{_UNITS}|{_IN_TEXT})\s?\))"
     rf"|(?<=\S)\s*{_IN_TEXT}(?:\s?/\s?{_IN_TEXT})?)\s*$"
@@ -121,7 +121,8 @@ def calculate(text: str) -> Number | None:
     if len(text) > LONGEST:
         return None
     total, product, inverse, start, sign = Fraction(0), Fraction(1), False, 0, 1
-    ends = [(m.start(), m.end(), m[0]) for m in _OPERATION.finditer(text)] + [(len(text), len(text), "+")]
+    ends = [(m.start(), m.end(), m[0]) for m in _OPERATION.finditer(text) if text[: m.start()].strip()]
+    ends.append((len(text), len(text), "+"))
     for begin, end, operation in ends:
         number = read_number(text[start:begin])
         if number is None or (inverse and not number.value) or abs(product) > 10**100:

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from stages.config import JudgeRules, PretrainRun, Recipe, load_run
+from stages.config import PretrainRun, Recipe, load_run
+from stages.data.boxes import boxed
 from stages.data.geometry.drawing import Board
 from stages.data.geometry.kinds import KINDS, results
 from stages.data.geometry.problems import Given, Mode, draw_corpus, draw_given, figure, question
 from stages.data.geometry.solutions import golden_solution, imperfect_solution, listed
-from stages.evaluation.answers import is_correct
 from stages.files import sha256, whole_folder
 from stages.model.compute import set_up
 from stages.model.processor import ImageOnlyProcessor
@@ -36,7 +36,6 @@ from stages.progress import progress
 IMAGE_TOKENS, GRID = 16, 8
 GLYPHS = " 0123456789x"
 HELD_OUT = 256
-RULES = JudgeRules(where="box", form="number", relative_tolerance=1e-4, decimals=None, percent="unit")
 CAPTION_PROMPT = "<|vision_start|>" + "<|image_pad|>" * IMAGE_TOKENS + "<|vision_end|>"
 IGNORED = -100
 
@@ -288,9 +287,7 @@ def measure(model: PreTrainedModel, processor: ImageOnlyProcessor, corpus: Corpu
     for mode in modes:
         prompts = [corpus.prompt(question(g, mode, Random(i))) for i, g in enumerate(given)]
         solved = answers(model, processor, prompts, patches(figures, processor))
-        measured[f"solved_{mode}"] = _share(
-            bool(is_correct(text, str(g.answer), RULES)) for text, g in zip(solved, given, strict=True)
-        )
+        measured[f"solved_{mode}"] = _share(boxed(text) == str(g.answer) for text, g in zip(solved, given, strict=True))
     return measured
 
 
