@@ -112,7 +112,7 @@ def answers_per_second(pairs: list[tuple[str, str]], rules: JudgeRules) -> float
 
 def read_responses(paths: list[Path]) -> dict[str, list[tuple[str, str]]]:
     def pair(row: dict[str, Any]) -> tuple[str, str]:
-        return row.get("text", row.get("model_output")), row.get("answer", row.get("ground_truth"))
+        return str(row.get("text", row.get("model_output"))), str(row.get("answer", row.get("ground_truth")))
 
     return {str(path): [pair(row) for row in lines(path)] for path in paths}
 

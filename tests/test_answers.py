@@ -94,6 +94,7 @@ FOUND = [
     ("So the answer is 7. I hope it is correct. <|im_start|>user 3", "7"),
     ("First 3 + 4 = 7. Hence angle 2 = 180 - angle 1 = 180 - 115 = 65.", "65"),
     ("The largest $n$ is 34.", "34"),
+    ("It's 3*4", "12"),
     ("The cake costs $12.", "12"),
     ("so\n\\[ x = 5 \\]\nDone.", "5"),
     ("The answer is B.", "B"),
@@ -230,6 +231,7 @@ RIGHT_NUMBERS = [
     (r"12\text{ square centimeters}", "12"),
     (r"12\text{ sq. units}", "12"),
     ("12 m/s", "12"),
+    (r"12\text{ g}", "12"),
     (r"12\text{ m/s}^2", "12"),
     ("12 miles per hour", "12"),
     ("12 (cm)", "12"),
@@ -260,6 +262,7 @@ WRONG_NUMBERS = [
     *((rf"12\text{{{word}}}", "12") for word in (" thousand", " million", " dozen", "not", " or more", "k", "i", "x")),
     *((f"12{word}", "12") for word in "万亿百倍"),
     ("12M", "12"),
+    ("12g", "12"),
     (r"2\mathrm{e}", "2"),
     (r"3\mathrm{i}", "3"),
     (r"2\text{ pi}", "2"),
@@ -468,6 +471,7 @@ RIGHT_EXPRESSIONS = [
     ("x ≠ 3", r"x \neq \sqrt{9}"),
     (r"(-\infty, 3]", r"(-\infty,3]"),
     (r"\{2, 1\}", r"\{1, 2\}"),
+    (r"x \in \{2, 1\}", r"\{1, 2\}"),
     (r"\{2, \sqrt{4} - 1\}", r"\{1, 2\}"),
     ("2, 1", "1,2"),
     (r"x = 2 \text{ or } x = 3", "2, 3"),
@@ -697,6 +701,14 @@ def test_a_forked_process_has_a_judge_of_its_own() -> None:
     subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
 
 
+def test_workers_are_of_the_same_version_wherever_they_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "__init__.py").write_text("raise ImportError('another checkout')")
+    monkeypatch.chdir(tmp_path)
+    with Judge() as judge:
+        assert judge.verdicts([r"\boxed{\sqrt{4}}"], ["2"])[0]
+
+
 def test_each_response_has_an_answer() -> None:
     with Judge() as judge, pytest.raises(ValueError, match="shorter"):
         judge.verdicts([r"\boxed{1}", r"\boxed{2}"], ["1"])
@@ -861,7 +873,7 @@ def test_real_pairs() -> None:
 @pytest.mark.parametrize(
     ("name", "theirs", "ours", "they_refuse", "they_accept"),
     # Every difference is looked at in docs/judge.md.
-    [("instruct", 231, 230, 10, 11), ("grpo_2epochs", 292, 276, 2, 18)],
+    [("instruct", 231, 227, 11, 15), ("grpo_2epochs", 292, 276, 2, 18)],
 )
 def test_geoqa_as_its_authors_judged_it(name: str, theirs: int, ours: int, they_refuse: int, they_accept: int) -> None:
     path = GEOQA / f"geoqa_test_qwen2vl_7b_{name}_legacy.jsonl"

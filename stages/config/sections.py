@@ -58,9 +58,9 @@ class JudgeRules(Settings):
         where: only the last \\boxed{} counts (box), or without one an <answer> tag or what the text ends with (text).
         form: only a plain number can be right (number), or whatever equals the problem's answer (expression).
         relative_tolerance: how far a number may be from the answer, as a share of the answer.
-        decimals: a response's number with at least so many decimals is right if the problem's answer, rounded to as
-            many, is it; and if the problem's answer is itself a decimal, whatever is more exact and rounds to it. Without
-            (null) neither is allowed for.
+        decimals: a response may round: its number with at least so many decimals is right if the problem's answer,
+            rounded to as many, is it. And where the problem's answer is itself a decimal, whatever is more exact and
+            rounds to it is right. Without (null) neither is allowed for.
         percent: a percent sign is a unit, 12 % is 12 (unit), or divides, 12 % is 0.12 (hundredth).
     """
 

@@ -34,7 +34,7 @@ _MATHS = re.compile(r"\$|\\[(\[]")
 _SENTENCE = re.compile(
     r"(?<![\\A-Za-z{])(?:[A-Za-z]{4,}|[A-Za-z]{2,} [A-Za-z]{2,}"
     r"|(?i:is|so|of|we|the|are|for|not|then?|thus|than|has|was|its)(?![A-Za-z])"
-    r"|[A-Za-z]'(?:s|t|re|ll|ve)(?![A-Za-z]))"
+    r"|[A-Za-z]+'(?:s|t|re|ll|ve)(?![A-Za-z]))"
 )
 _UNIT_BEHIND = re.compile(rf"(?<=[\d}})])(?:{UNIT_AHEAD.pattern})")
 _NO_WORDS = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+|\b(?:percent|pct|sqrt|square|cubic|per|and|or)\b")
@@ -117,6 +117,7 @@ _SPELLINGS = [
         (r"\s+", " "),
     )
 ]
+_MEMBER = re.compile(r"[A-Za-z]\s?\\in(?![A-Za-z])\s?(?=[\[({\\])")
 _ONLY_TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _WORD = re.compile(r"[A-Za-z]{3,}(?: [A-Za-z]+)*")
 _LETTER = re.compile(r"[\s(]*(?:\\text\{)?[\s(]*([A-Z])[\s.)]*\}?[\s.)]*")
@@ -124,10 +125,12 @@ _CHOICE = re.compile(r"[\s(]*(?:\\text\{)?[\s(]*([A-Za-z])(?:[\s.:)}]*|\s*[.:)}]
 
 
 def plain(text: str) -> str:
-    """An answer in one spelling: ASCII minus, \\frac, \\text, ^\\circ, no layout, no dollars, single spaces."""
+    """An answer in one spelling: ASCII minus, \\frac, \\text, ^\\circ, no layout or dollars, no x \\in before a set."""
     if len(text) > LONGEST:
         return text
     text = _spelled(text.strip().strip("*")).rstrip(".,;:").strip()  # **12** is bold in Markdown
+    if match := _MEMBER.match(text):
+        text = text[match.end() :]
     return match[1].strip() if (match := _ONLY_TEXT.fullmatch(text)) else text
 
 
@@ -229,41 +232,44 @@ def _runs(text: str) -> list[tuple[int, str]]:
         if kind == "gap":
             gap = True
             continue
-        behind = start is not None and last in ("number", "mark", "atom", "unit", "name")
-        if (
-            behind
-            and last != "name"
-            and (unit := (UNIT_AHEAD.match(text, match.start()) or _SCALE.match(text, match.start())))
-        ):
+        is_operand = start is not None and last in ("number", "mark", "atom", "unit", "name")
+        unit = UNIT_AHEAD.match(text, match.start()) or _SCALE.match(text, match.start())
+        if is_operand and last != "name" and unit:
             end = position = max(position, unit.end())
             last, gap = "unit", False
             continue
-        joins = not (gap and behind) or kind in ("operator", "open", "atom") or (kind == "number" and last == "unit")
-        joins = joins or (kind == "name" and last != "name" and token not in ("a", "A", "I") and len(token) == 1)
-        if kind == "name" and len(token) > 1 and start is not None and last not in ("operator", "open"):
-            joins = False
-        if kind in ("other", "word") or (kind == "comma" and not (depth > 0 and start is not None)):
+        is_inside = start is not None and depth > 0
+        if kind in ("other", "word") or (kind == "comma" and not is_inside):
             is_list = kind == "comma" and start is not None
             close()
             comma, depth = is_list, 0
-        elif start is None or not joins:
-            continues = start is None and comma
+        elif start is None or not _joins(kind, token, last, gap and is_operand):
+            is_next = start is None and comma
             close()
-            comma = continues
-            start, end, depth = match.start(), position, 0
-            last = kind
+            start, end, depth, last, comma = match.start(), position, 0, kind, is_next
         else:
             end, last = position, kind
-        if start is not None:
-            depth += (kind == "open") - (token in ")]}")
-            last = "name" if kind == "name" else last
+        depth += (kind == "open") - (token in (")", "]", "}", "\\}"))
         gap = False
     close()
     return found
 
 
+def _joins(kind: str, token: str, last: str, is_apart: bool) -> bool:
+    """Whether a token goes on with the run before it, or with a space between them begins one: 2 \\pi, but 2 3."""
+    if kind == "name" and len(token) > 1:  # AB, which is not multiplied
+        return last in ("operator", "open")
+    if not is_apart or kind in ("operator", "open", "atom"):
+        return True
+    if kind == "number":
+        return last == "unit"  # 5 feet 6 inches
+    return kind == "name" and last != "name" and token not in ("a", "A", "I")
+
+
 def _trimmed(run: str) -> str:
     """A run without what cannot begin or end a formula."""
+    if len(run) > LONGEST:
+        return run
     run = run.strip().lstrip("=^_*/!%&:)]},' ").rstrip("=+-*/^_<>:([{!& ")
     while run and run[0] in "([{" and _depth(run) > 0:
         run = run[1:].lstrip()

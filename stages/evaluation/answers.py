@@ -70,7 +70,7 @@ class Worker:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self.stop()
-        command = [sys.executable, "-m", "stages.evaluation.answer_worker", str(self.seconds), str(self.memory)]
+        command = [sys.executable, "-P", "-m", "stages.evaluation.answer_worker", str(self.seconds), str(self.memory)]
         root = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         self.process = subprocess.Popen(

@@ -22,16 +22,23 @@ _NAME = (
     r"(?:(?i:(?:milli|centi|deci|kilo)?(?:met(?:er|re)|gram|lit(?:er|re))s?|inch(?:es)?|foot|feet|yards?|(?:nautical\s)?miles?|units?"
     r"|degrees?(?:\s(?:celsius|fahrenheit))?|radians?|seconds?|minutes?|hours?|days?|weeks?|months?|years?"
     r"|dollars?|cents?|euros?|pounds?|ounces?|yuan)"
-    r"|[cdkm]?m|in|ft|yds?|mi|k?g|mg|m?L|ml|s|secs?|mins?|h|hrs?|rad|deg|lbs?|oz|mph)"
+    r"|[cdkm]?m|in|ft|yds?|mi|kg|mg|m[Ll]|secs?|mins?|hrs?|rad|deg|lbs?|oz|mph)"
 )
+_ANY_NAME = rf"(?:{_NAME}|[gshL])"  # letters that alone behind a number are rather unknowns
 _POWER = r"(?:\s?\^\s?\{?\s?-?[123]\s?\}?)?"
-_ONE = rf"(?:(?i:square|cubic|sq\.?|cu\.?)\s?)?{_NAME}(?![A-Za-z])\.?{_POWER}"
-_UNITS = rf"{_ONE}(?:\s?(?:/|per\s|\\cdot(?![A-Za-z]))\s?{_ONE})?"
+
+
+def _units(name: str) -> str:
+    one = r"(?:(?i:square|cubic|sq\.?|cu\.?)\s?)?%s(?![A-Za-z])\.?" + _POWER
+    return one % name + rf"(?:\s?(?:/|per\s|\\cdot(?![A-Za-z]))\s?{one % _ANY_NAME})?"
+
+
+_UNITS = _units(_NAME)
 _CHINESE_NAME = "(?:平方|立方)?(?:毫米|厘米|分米|千米|公里|海里|英里|里|米|单位|毫升|升|千克|克|cm|dm|km|mm|m)"
 _CHINESE = (
     rf"(?:{_CHINESE_NAME}|度|个(?:单位)?|元|秒|分钟?|小时|时|天)(?:\^\{{?[23]\}}?)?(?:[/每](?:小时|秒|分钟?|时))?"
 )
-_IN_TEXT = rf"\\text\{{\s?\(?(?:{_UNITS}|{_CHINESE})\)?\s?\}}{_POWER}"
+_IN_TEXT = rf"\\text\{{\s?\(?(?:{_units(_ANY_NAME)}|{_CHINESE})\)?\s?\}}{_POWER}"
 _UNIT = re.compile(
     rf"(?:(?:(?<=[\d}}])|(?<=\\pi))\s*(?:\^\\circ(?:\s*[CF])?|{_CHINESE}|{_UNITS}|\(\s?(?:{_UNITS}|{_IN_TEXT})\s?\))"
     rf"|(?<=\S)\s*{_IN_TEXT}(?:\s?/\s?{_IN_TEXT})?)\s*$"
