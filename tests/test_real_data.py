@@ -26,9 +26,10 @@ from stages.config import (
     PromptSettings,
     RealProblems,
 )
-from stages.data.prepare import SPLITS, is_number, prepare
+from stages.data.numeric import is_number
+from stages.data.prepare import SPLITS, prepare
 from stages.data.problem import Problem, read_problems
-from stages.data.readers import VISION_ONLY
+from stages.data.readers import READERS, VISION_ONLY, Row
 from stages.model.preflight import preflight
 from stages.model.vlm import load
 
@@ -131,18 +132,28 @@ def test_mathverse(tmp_path: Path) -> None:
     splits, account = prepared(
         tmp_path,
         verses(("Text Lite",), "drop"),
-        verses(("Vision Only",), "value", (0, 4)),
-        verses(("Vision Only",), "value", (4, 8)),
+        verses(("Vision Only",), "value", (0, 2)),
+        verses(("Vision Only",), "value", (2, 4)),
     )
-    assert sizes(account) == [(8, 4, 4), (8, 8, 4), (8, 8, 4)]
-    assert {drop["reason"] for drop in account["splits"]["train"]["dropped"]} == {"multiple choice"}
+    assert sizes(account) == [(8, 4, 4), (8, 4, 2), (8, 4, 2)]
+    dropped = [{drop["reason"] for drop in account["splits"][split]["dropped"]} for split in SPLITS]
+    in_picture = {"multiple choice whose choices are in the picture"}
+    assert dropped == [{"multiple choice"}, in_picture, in_picture]
     free = [row for row in by_version["Text Lite"] if row["question_type"] == "free-form"]
     assert [(p.question, p.answer) for p in splits["train"]] == [(row["question"], row["answer"]) for row in free]
-    for problem, row in zip(splits["validation"] + splits["test"], by_version["Vision Only"], strict=True):
-        assert problem.question == VISION_ONLY
-        letter = row["answer"]
-        right = re.search(rf"^{letter}:(.*)$", row["question_for_eval"], re.M)
-        assert problem.answer == (right[1] if right and row["question_type"] == "multi-choice" else letter)
+    only = [row["answer"] for row in by_version["Vision Only"] if row["question_type"] == "free-form"]
+    found = splits["validation"] + splits["test"]
+    assert [(p.question, p.answer) for p in found] == [(VISION_ONLY, answer) for answer in only]
+
+
+def test_mathverses_letters_become_values() -> None:
+    table = pq.read_table(HUB / "AI4Math__MathVerse" / "testmini.parquet").to_pylist()
+    rows = [row for row in table if row["problem_version"] == "Vision Dominant"]
+    for found, row in zip(READERS["mathverse"](verses(("Vision Dominant",), "value")), rows, strict=True):
+        assert isinstance(found, Row)
+        right = re.search(rf"^{row['answer']}:(.*)$", row["question_for_eval"], re.M)
+        assert found.answer == (right[1] if right and row["question_type"] == "multi-choice" else row["answer"])
+        assert "Choices" not in found.question
 
 
 def test_which_of_mathverses_free_answers_are_numbers() -> None:
@@ -227,8 +238,6 @@ def test_redrawn_geometry3k_fits_the_tiny_model(redrawn: tuple[Path, dict[str, l
             base=str(base),
             data=str(folder),
             prompt=prompt,
-            new_tokens=512,
-            solutions="boxed",
         )
     )
     for key, lengths in (
