@@ -94,7 +94,9 @@ def fetch(run: DownloadRun) -> tuple[str, Path, dict[str, int]]:
     cached = {file: try_to_load_from_cache(repo, file, repo_type=kind, revision=commit) for file in wanted}
     missing = sum(wanted[file] for file in wanted if not isinstance(cached[file], str))
     _check_space(run, missing, sum(wanted.values()))
-    return commit, Path(snapshot_download(repo, repo_type=kind, revision=commit, allow_patterns=[*patterns])), wanted
+    # One file at a time: where a connection breaks, the library closes the client that its other threads are using.
+    snapshot = snapshot_download(repo, repo_type=kind, revision=commit, allow_patterns=[*patterns], max_workers=1)
+    return commit, Path(snapshot), wanted
 
 
 def _listing(run: DownloadRun) -> tuple[str, dict[str, int]]:
