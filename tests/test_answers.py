@@ -883,3 +883,14 @@ def test_geoqa_as_its_authors_judged_it(name: str, theirs: int, ours: int, they_
     both = Counter((row["is_correct_per_repo"], bool(verdict)) for row, verdict in zip(rows, verdicts, strict=True))
     assert both[True, True] + both[True, False] == theirs and sum(map(bool, verdicts)) == ours
     assert (both[False, True], both[True, False]) == (they_refuse, they_accept)
+
+
+@pytest.mark.parametrize("said", ["14/2", r"\frac{21}{3}", r"\frac{14}{2}", "7/1", "1.4/0.2", "28/4 cm"])
+def test_a_division_that_is_left_is_no_number(said: str) -> None:
+    assert not is_correct(rf"\boxed{{{said}}}", "7", NUMBER)
+    assert is_correct(rf"\boxed{{{said}}}", "7", NUMBER.model_copy(update={"form": "expression"}))
+
+
+@pytest.mark.parametrize(("said", "answer"), [("3/4", "0.75"), (r"\frac{3}{4}", "3/4"), ("6/8", "6/8"), ("-7", "-7")])
+def test_a_fraction_in_lowest_terms_is_a_number(said: str, answer: str) -> None:
+    assert is_correct(rf"\boxed{{{said}}}", answer, NUMBER)

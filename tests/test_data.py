@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -494,3 +495,18 @@ def test_an_opaque_picture_keeps_its_colours(mode: str) -> None:
     image = Image.new("RGB", (3, 3), "white")
     image.putpixel((1, 1), (0, 0, 0))
     assert on_white(image.convert(mode)).tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I"])
+def test_sixteen_bits_a_pixel_stay_gray(mode: str) -> None:
+    values = np.array([[0, 1000, 32768, 65535]], dtype=np.uint16 if mode == "I;16" else np.int32)
+    gray = [pixel[0] for pixel in on_white(Image.fromarray(values)).getdata()]
+    assert gray == [0, 4, 128, 255]
+
+
+def test_a_photo_stands_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.new("RGB", (60, 30), "red").save(tmp_path / "photo.jpg", exif=exif)
+    with Image.open(tmp_path / "photo.jpg") as photo:
+        assert on_white(photo).size == (30, 60)

@@ -118,7 +118,10 @@ def test_an_id_in_two_splits_is_refused_whatever_it_names(problem: Callable[...,
     one = problem("one", triangle())
     with pytest.raises(ValueError) as error:
         find({"train": [one], "validation": [], "test": [replace(one, question="Find y.")]})
-    assert str(error.value) == "id 'one' is in train and in test; ids must differ: drop or rename one of the rows"
+    assert (
+        str(error.value)
+        == "id 'one' is in train and in test; ids must differ: drop or rename one of the rows, unless two takes overlap"
+    )
 
 
 def test_leaks_are_named_all_at_once_unless_either_id_is_allowed() -> None:

@@ -717,18 +717,29 @@ def test_mistakes_of_all_splits_are_told_and_nothing_is_written(source: Source, 
     assert [line.split(" (")[0] for line in lines] == [
         "data.mine:",
         f"{tmp_path}/source/data/train-0.parquet: not a parquet file",
-        f"{tmp_path}/source: rows 0 to 9 are asked for, but of 5 rows 2 are problems",
+        f"validation: {tmp_path}/source: rows 0 to 9 are asked for, but of 5 rows 2 are problems",
         f"{tmp_path}/source/data/test-0.parquet: not a parquet file",
     ]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-def test_a_mistake_that_all_splits_share_is_told_once(source: Source, tmp_path: Path) -> None:
+def test_a_mistake_of_a_file_that_all_splits_share_is_told_once(source: Source, tmp_path: Path) -> None:
+    rows = source([1, 2])
+    path = tmp_path / "source" / "data" / "train-0.parquet"
+    path.write_bytes(b"")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError) as error:
+        prepare(real(rows), tmp_path / "out")
+    assert str(error.value).startswith(f"{path}: not a parquet file") and "\n" not in str(error.value)
+
+
+def test_a_split_without_problems_is_named(source: Source, tmp_path: Path) -> None:
     rows = source([1, 2], answer=["x", "y"])
     (tmp_path / "out").mkdir()
     with pytest.raises(ValueError) as error:
         prepare(real(rows), tmp_path / "out")
-    assert str(error.value) == f"{rows.folder}: of 2 rows 0 are problems (2 x no number: ...)"
+    said = f"{rows.folder}: of 2 rows 0 are problems (2 x no number: ...)"
+    assert str(error.value).splitlines() == [f"{split}: {said}" for split in ("train", "validation", "test")]
 
 
 def test_a_terminal_shows_mistakes_and_nothing_else(source: Source, tmp_path: Path) -> None:

@@ -89,7 +89,8 @@ def check_ids(splits: Mapping[str, Sequence[Problem]]) -> None:
     """
     first: dict[str, str] = {}
     mistakes = [
-        f"id {problem.id!r} is in {first[problem.id]} and in {split}; ids must differ: drop or rename one of the rows"
+        f"id {problem.id!r} is in {first[problem.id]} and in {split}; ids must differ: drop or rename one of the rows, "
+        "unless two takes overlap"
         for split, problems in splits.items()
         for problem in problems
         if first.setdefault(problem.id, split) != split

@@ -178,9 +178,13 @@ def _taken(settings: RealProblems, folder: Path) -> dict[Split, Prepared]:
             source = rows.model_copy(update={"take": None})  # train and validation are often of one
             if source not in known:
                 known[source] = read(rows, settings.answers)
-            splits[split] = take(known[source], rows, settings, folder)
         except ValueError as mistake:
             mistakes += str(mistake).splitlines()
+            continue
+        try:
+            splits[split] = take(known[source], rows, settings, folder)
+        except ValueError as mistake:
+            mistakes.append(f"{split}: {mistake}")
     if mistakes:
         raise ValueError("\n".join(dict.fromkeys(mistakes)))
     return splits

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 
 IMAGE_MARK = "<image>"
 UNREADABLE = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)  # what PIL raises
@@ -38,7 +39,11 @@ class Problem:
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """In RGB; `convert` alone would turn transparent parts black."""
+    """In RGB and upright; `convert` alone would turn transparent parts black, and 16 bits a pixel into white."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        gray = np.asarray(image, dtype=np.float64)
+        image = Image.fromarray((gray * (255 / 65535 if gray.max() > 255 else 1)).round().astype(np.uint8))
     if "A" not in image.getbands() and "transparency" not in image.info:
         return image.convert("RGB")
     white = Image.new("RGBA", image.size, "white")

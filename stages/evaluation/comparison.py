@@ -27,7 +27,7 @@ from stages.evaluation.answer_text import (
     tagged,
     tail,
 )
-from stages.evaluation.numbers import LONGEST, agree, calculate, decimal_comma, read_number
+from stages.evaluation.numbers import LONGEST, agree, calculate, decimal_comma, is_undone, read_number
 
 
 class UndecidedError(Exception):
@@ -61,7 +61,8 @@ def decide(
     found, wanted = conclusion(found, wanted, same_side), conclusion(wanted, found, same_side)
     said, gold = read_number(found, rules.percent), read_number(wanted, rules.percent)
     if said and gold:
-        return agree(said, gold, rules)
+        undone = rules.form == "number" and found != wanted and is_undone(found)
+        return not undone and agree(said, gold, rules)
     if found == wanted:
         return found != ""
     if rules.form == "number":

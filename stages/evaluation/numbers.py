@@ -2,6 +2,7 @@
 
 import re
 from fractions import Fraction
+from math import gcd
 from typing import Literal, NamedTuple
 
 from stages.config import JudgeRules
@@ -80,6 +81,20 @@ def read_number(text: str, percent: Literal["unit", "hundredth"] = "unit") -> Nu
     if number and has_percent and percent == "hundredth":
         return Number(number.value / 100, None if number.places is None else number.places + 2)
     return number
+
+
+def is_undone(text: str) -> bool:
+    """Whether a normalised answer leaves a division to the reader: 14/2, \\frac{21}{3}; not 3/4, which is a number."""
+    text = without_unit(split_percent(text.strip())[0])
+    match = _FRACTION.match(text)
+    parts = [part for part in match.groups()[1:] if part] if match else text.split("/")
+    if len(parts) == 1:
+        return False
+    numbers = [number.value for part in parts if (number := _decimal(part))]
+    if len(numbers) != 2 or any(value.denominator != 1 for value in numbers):
+        return True
+    above, below = (value.numerator for value in numbers)
+    return below == 1 or gcd(above, below) != 1
 
 
 def _quotient(above: str, below: str | None = None) -> Number | None:

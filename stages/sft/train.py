@@ -72,7 +72,7 @@ def check_solutions(problems: list[Problem]) -> None:
     if without:
         raise ValueError(
             f"{len(without)} of {len(problems)} train problems have no 'solution' (the first: {without[0]}); "
-            "leave sft out of study.methods for this data set, or add them"
+            "add them, or leave the pair out (study.skip: [<data set>/<method>])"
         )
 
 
