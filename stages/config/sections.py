@@ -88,7 +88,7 @@ class GeneratedProblems(Settings):
 
 
 class Rows(Settings):
-    """Rows of somebody else's, as a reader of `stages.data.readers` finds them.
+    """Rows of somebody else's, as a reader of `stages.data.readers` finds them; `patterns` are the files it reads.
 
     Attributes:
         folder: a name under `download`, or a folder of this machine that holds the same files.
@@ -97,11 +97,6 @@ class Rows(Settings):
 
     folder: str
     take: tuple[Natural, Count] | None
-
-    @property
-    def patterns(self) -> tuple[str, ...]:
-        """Which files of the folder are read."""
-        raise NotImplementedError
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
@@ -186,7 +181,7 @@ class JsonlRows(Rows):
     """
 
     reader: Literal["jsonl"]
-    file: str
+    file: Annotated[str, Field(pattern=r"^[^/]")]
 
     @property
     def patterns(self) -> tuple[str, ...]:

@@ -35,7 +35,6 @@ from stages.config.sections import (
     Evaluate,
     GeneratedProblems,
     Grid,
-    JsonlRows,
     Name,
     PromptSettings,
     Recipe,
@@ -142,8 +141,6 @@ class Study(Settings):
                 found.add(f"{DOWNLOADS}/{name}/download.json")
                 continue
             files = {path for pattern in rows.patterns for path in Path(rows.folder).glob(pattern) if path.is_file()}
-            if isinstance(rows, JsonlRows):
-                files.add(Path(rows.folder, rows.file))
             found |= {str(path) for file in files for path in (file, *_pictures(file))}
         return sorted(found)
 
