@@ -73,7 +73,7 @@ class VerdictRow:
 
 @dataclass(frozen=True)
 class UpdateRow:
-    """One optimiser step. Means are over the update's response tokens; SFT has only loss, grad_norm and lr.
+    """One optimiser step. Means are over the update's response tokens; SFT has only loss, grad_norm, lr and tokens.
 
     Attributes:
         gradient_step: from 1.
@@ -83,6 +83,9 @@ class UpdateRow:
         entropy: of the policy's distribution over the vocabulary, in nats.
         grad_norm: before clipping.
         lr: learning rate of the step.
+        tokens: response tokens of the update.
+        sampler_gap, sampler_gap_max: between the tokens' log-probabilities as the sampler and as the learner computed
+            them before the first update of the generation step, in nats, without their sign; mean and largest.
     """
 
     run: str
@@ -97,6 +100,9 @@ class UpdateRow:
     entropy: float | None
     grad_norm: float
     lr: float
+    tokens: int
+    sampler_gap: float | None
+    sampler_gap_max: float | None
 
 
 Row = ResponseRow | VerdictRow | UpdateRow

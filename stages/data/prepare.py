@@ -11,7 +11,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from random import Random
@@ -66,6 +66,7 @@ def generate(settings: GeneratedProblems, split: Split, folder: Path) -> list[Pr
                 solution=golden_solution(given, random),
                 id=f"{split}_{i:05}_{given.kind}",
                 image=image,
+                type=given.kind,
             )
         )
     return problems
@@ -118,7 +119,7 @@ def clean(row: Row, answers: Literal["numeric", "any"]) -> Row | Drop:
             image.load()
     except UNREADABLE as error:
         return Drop(row.id, f"a picture that cannot be read: {str(error).splitlines()[0]!r}")
-    return Row(row.id, question, answer, row.solution.strip(), row.image)
+    return replace(row, question=question, answer=answer, solution=row.solution.strip())
 
 
 def store(row: Row, folder: Path) -> Problem:
@@ -129,7 +130,7 @@ def store(row: Row, folder: Path) -> Problem:
     image.save(png, format="png")
     path = folder / "images" / f"{hashlib.sha256(png.getvalue()).hexdigest()[:16]}.png"
     path.write_bytes(png.getvalue())
-    return Problem(row.question, row.answer, row.solution, row.id, path)
+    return Problem(row.question, row.answer, row.solution, row.id, path, row.type)
 
 
 # --- both ------------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ class Problem:
         solution: chain of thought that ends in \\boxed{}; empty where there is none.
         id: unique in its data set.
         image: the picture's file.
+        type: kind of problem, as its source calls it; empty where it does not say.
     """
 
     question: str
@@ -31,6 +32,7 @@ class Problem:
     solution: str
     id: str
     image: Path
+    type: str = ""
 
     def picture(self) -> Image.Image:
         """The image in RGB, what is transparent in it on white."""
@@ -128,6 +130,7 @@ def _problem(line: str, folder: Path) -> Problem:
         solution=_text(row, "solution") if row.get("solution") is not None else "",
         id=_text(row, "id"),
         image=image,
+        type=_text(row, "type") if row.get("type") is not None else "",
     )
 
 

@@ -38,6 +38,7 @@ class Row:
 
     Attributes:
         image: the picture's file, not decoded yet.
+        type: kind of problem, as the source calls it; empty where it does not say.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Row:
     answer: str
     solution: str
     image: bytes
+    type: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,9 @@ def mathverse(rows: MathVerseRows) -> Found:
         if not (row["image"] and row["image"]["bytes"]):
             yield Drop(row_id, "no picture")
         else:
-            yield Row(row_id, question, answer, "", row["image"]["bytes"])
+            about = row.get("metadata") or {}
+            kind = ": ".join(filter(None, (about.get("subject"), about.get("subfield"))))
+            yield Row(row_id, question, answer, "", row["image"]["bytes"], kind)
 
 
 def maye(rows: MAYERows) -> Found:
@@ -220,7 +224,9 @@ def _unzipped(archive: zipfile.ZipFile, name: str) -> bytes:
 
 def _records(path: Path) -> Found:
     for problem in read_problems(path):
-        yield Row(problem.id, problem.question, problem.answer, problem.solution, problem.image.read_bytes())
+        yield Row(
+            problem.id, problem.question, problem.answer, problem.solution, problem.image.read_bytes(), problem.type
+        )
 
 
 def _text(value: object) -> str:

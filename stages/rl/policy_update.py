@@ -28,6 +28,9 @@ class Update:
     entropy: float
     grad_norm: float
     lr: float
+    tokens: int
+    sampler_gap: float
+    sampler_gap_max: float
 
 
 def update_policy(
@@ -74,6 +77,7 @@ def _update(
         columns = (loss.policy * weights[part], loss.kl * weights[part], loss.ratio, loss.clipped, entropy, mask)
         sums += torch.stack([column.detach().double().sum() for column in columns])
     policy_loss, kl_loss, ratio, clipped, entropy_sum, tokens = sums.tolist()
+    gap = (trajectory.responses.logprobs[rows] - trajectory.old_logprobs[rows]).abs() * sequences.response_mask
     grad_norm, lr = optimization.step()
     return Update(
         loss=policy_loss + method.beta_loss * kl_loss,
@@ -84,6 +88,9 @@ def _update(
         entropy=entropy_sum / tokens,
         grad_norm=grad_norm,
         lr=lr,
+        tokens=int(tokens),
+        sampler_gap=gap.sum().item() / tokens,
+        sampler_gap_max=gap.max().item(),
     )
 
 

@@ -38,7 +38,9 @@ def train(run: SFTRun) -> None:
                 part.backward()
                 loss += part.item()
             grad_norm, lr = optimization.step()
-            row = UpdateRow(run.name, epoch, 0, step, loss, None, None, None, None, None, grad_norm, lr)
+            row = UpdateRow(
+                run.name, epoch, 0, step, loss, None, None, None, None, None, grad_norm, lr, tokens, None, None
+            )
             append(folder / "updates.jsonl", [row])
             if step % steps == 0:
                 save_epoch(folder, vlm, epoch, run)
