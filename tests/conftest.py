@@ -130,7 +130,37 @@ STUDY: dict[str, Any] = {
         "max_new_tokens": 32,
         "batch_size": 16,
     },
-    "scores": {"reflection_words": ["wait"], "whole_words": True},
+    "scores": {
+        "reflection_words": ["wait"],
+        "whole_words": True,
+        "gallery": 2,
+        "statistics": {"confidence": 0.95, "power": 0.8, "replicates": 100, "seed": 0},
+        "findings": {
+            "F": {
+                "claim": "RL beats SFT",
+                "source": "here",
+                "test": "difference",
+                "method": "rl",
+                "over": "sft",
+                "split": "test",
+                "epoch": "final",
+                "settings": "together",
+                "direction": "above",
+                "threshold": 0.0,
+            }
+        },
+        "health": {
+            "first_ratio": 0.001,
+            "sampler_gap": 0.01,
+            "sampler_gap_max": 0.5,
+            "kl": 1.0,
+            "clip_fraction": 0.2,
+            "entropy_left": 0.1,
+            "truncated": 0.1,
+            "timed_out": 0.0,
+            "rewarded_otherwise": 0.0,
+        },
+    },
     "compute": {"device": "cpu", "dtype": "float32", "threads": 1},
     "resources": {"memory_mb": 1000},
 }

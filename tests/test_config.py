@@ -11,6 +11,7 @@ import pytest
 
 from stages import config
 from stages.config import EvaluateRun, RealProblems, RLRun, Settings, SFTRun, Study, load_run, load_study
+from stages.evaluation.health import ABOUT
 from stages.rl.rewards import REWARDS
 
 ROOT = Path(__file__).parents[1]
@@ -347,7 +348,17 @@ def test_the_papers_study_has_the_papers_sizes() -> None:
     assert moving == ["mm_math"]
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("config/*.yaml")), ids=lambda path: path.name)
+def test_a_seed_stands_once_and_a_scheme_is_a_file(raw_study: RawStudy, write_study: Write) -> None:
+    with pytest.raises(ValueError, match=r"study\.seeds: a seed stands there twice \(1, 1\)"):
+        load_study(write_study(changed(raw_study, "study.seeds", [1, 1])))
+    with pytest.raises(ValueError, match=r"study\.yaml: scores: 'nowhere\.yaml' is no file of the repository"):
+        load_study(write_study(changed(raw_study, "scores", "nowhere.yaml")))
+
+
+STUDIES = sorted(path for path in ROOT.glob("config/*.yaml") if path.name != "scores.yaml")
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
 def test_every_study_of_the_repository_loads(path: Path) -> None:
     assert load_study(path, ROOT).cells(["vanilla", "sft", "rl"])
 
@@ -392,11 +403,11 @@ def runs(study: Study) -> dict[str, str]:
         "rl rpp": study.rl_run(*CELL, "rpp", 1),
         "evaluate vanilla": study.evaluate_run(*CELL, "vanilla", 1),
         "evaluate grpo": study.evaluate_run(*CELL, "grpo", 1),
-        "judge": study.judge_run(*CELL, "grpo", 1),
+        "judge": study.judge_run("evaluate", *CELL, "grpo", 1),
         "scores": study.scores_run(),
         "tables": study.tables_run(),
         "figures": study.figures_run(),
-        "report": study.report_run(),
+        "report": study.report_run(study),
     }
     return {name: run.canonical_json() for name, run in jobs.items()}
 
@@ -409,7 +420,7 @@ def runs(study: Study) -> dict[str, str]:
         ("sft.sft.batch_size", 4, {"sft"}),
         ("data.text.problems.seed", 4, {"data"}),
         ("data.text.epochs", 5, {"sft", "rl grpo", "rl rpp", "evaluate grpo"}),
-        ("data.text.judge.percent", "hundredth", {"rl grpo", "rl rpp", "judge"}),
+        ("data.text.judge.percent", "hundredth", {"rl grpo", "rl rpp", "judge", "scores"}),
         ("data.mine.problems.train.split", "test", {"mine"}),
         ("prompt.max_pixels", 9999, {"preflight", "sft", "rl grpo", "rl rpp", "evaluate vanilla", "evaluate grpo"}),
         ("download.repository.revision", "main", {"download"}),
@@ -425,7 +436,8 @@ def test_a_changed_setting_touches_the_jobs_it_is_about(
 ) -> None:
     before = runs(load_study(write_study(raw_study)))
     after = runs(load_study(write_study(changed(raw_study, path, value))))
-    assert {name for name in before if before[name] != after[name]} == touched
+    # The report shows every setting.
+    assert {name for name in before if before[name] != after[name]} == touched | {"report"}
 
 
 def test_order_of_keys_changes_no_job(raw_study: RawStudy, write_study: Write) -> None:
@@ -478,8 +490,8 @@ def read_names() -> set[str]:
     return names
 
 
-# Read by pydantic to choose the class, and by name: getattr(settings, split), getattr(rewards, name).
-READ_OTHERWISE = {"source", "reader", "train", "validation", "test", *REWARDS}
+# Read by pydantic to choose the class, and by name: getattr(settings, split), getattr(rewards, name), and so bounds.
+READ_OTHERWISE = {"source", "reader", "train", "validation", "test", *REWARDS, *ABOUT}
 
 
 def test_every_setting_is_read() -> None:

@@ -7,13 +7,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
 
 from stages.config.runs import Run
-from stages.config.sections import Checkpoint, GeneratedProblems, RealProblems, Settings
+from stages.config.sections import Checkpoint, GeneratedProblems, RealProblems, Scores, Settings
 from stages.config.study import DOWNLOADS, Study
 
 
@@ -47,10 +47,11 @@ def load_study(path: str | Path, root: str | Path = ".") -> Study:
     Raises:
         ValueError: with one line a mistake: the file, the key's path, the value and what is allowed.
     """
-    try:
-        raw = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML: {error}") from None
+    raw = _read(path)
+    if isinstance(raw, dict) and isinstance(raw.get("scores"), str):
+        if not Path(root, raw["scores"]).is_file():
+            raise ValueError(f"{path}: scores: {raw['scores']!r} is no file of the repository")
+        raw["scores"] = load_scores(Path(root, raw["scores"])).model_dump(mode="json")
     study = _validated(Study, raw, str(path))
     mistakes: list[str] = []
 
@@ -76,6 +77,23 @@ def load_study(path: str | Path, root: str | Path = ".") -> Study:
     if mistakes:
         raise ValueError("\n".join(mistakes))
     return study.model_copy(update={"base": base, "data": data})
+
+
+def load_scores(path: str | Path) -> Scores:
+    """Read an evaluation scheme, which studies share.
+
+    Raises:
+        ValueError: as of a study.
+        FileNotFoundError: there is no such file.
+    """
+    return _validated(Scores, _read(path), os.path.relpath(path))
+
+
+def _read(path: str | Path) -> Any:
+    try:
+        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML: {error}") from None
 
 
 def _with_folders(
@@ -167,4 +185,5 @@ def _parts(annotation: Any) -> list[Any]:
 
 def _tags(kind: Any) -> tuple[str, ...]:
     fields = getattr(kind, "model_fields", {})
-    return tuple(tag for key in ("source", "reader") if key in fields for tag in get_args(fields[key].annotation))
+    told = [fields[key].annotation for key in ("source", "reader", "test") if key in fields]
+    return tuple(tag for annotation in told if get_origin(annotation) is Literal for tag in get_args(annotation))

@@ -1,7 +1,7 @@
 """The settings of one job, as its `run.json` holds them: those that the job depends on and no others."""
 
 import json
-from typing import Literal
+from typing import Any, Literal
 
 from stages.config.sections import (
     RL,
@@ -16,6 +16,7 @@ from stages.config.sections import (
     PromptSettings,
     Recipe,
     Scores,
+    SettingName,
     Settings,
 )
 
@@ -145,19 +146,32 @@ class Evaluated(Settings):
     verdicts: str
 
 
+Kind = Literal["vanilla", "sft", "rl"]
+
+
 class ScoresRun(Run):
     """What is scored, in the order of tables and figures.
 
     Attributes:
         trained: folders of RL runs, whose training is scored.
+        tuned: folders of SFT runs, which have optimiser steps and no responses.
         samples: responses to each problem, by generation setting.
         order: the generation settings.
+        methods: in their order, each with its kind.
+        data: folders of the data sets.
+        rules: when an answer is right, by data set.
+        workers: processes of the judge.
     """
 
-    trained: tuple[str, ...]
+    trained: tuple[Evaluated, ...]
+    tuned: tuple[str, ...]
     evaluated: tuple[Evaluated, ...]
     samples: dict[str, Count]
     order: tuple[str, ...]
+    methods: tuple[tuple[Name, Kind], ...]
+    data: dict[Name, str]
+    rules: dict[Name, JudgeRules]
+    workers: Count
     settings: Scores
 
 
@@ -166,19 +180,29 @@ class TablesRun(Run):
 
 
 class FiguresRun(Run):
-    """Attributes: methods: with the kind that decides the colour."""
+    """Attributes: setting: the generation setting of figures that show one."""
 
     scores: str
-    methods: dict[Name, Literal["vanilla", "sft", "rl"]]
+    setting: SettingName
 
 
 class ReportRun(Run):
-    """Attributes: setting: the generation setting of lowest temperature, whose responses are printed."""
+    """What the page tells of.
+
+    Attributes:
+        trained: folders of the runs that trained weights.
+        setting: the generation setting of lowest temperature, whose responses are printed.
+        settings: the study as its file has it.
+        paper: the paper's study, which it is compared with.
+    """
 
     study: str
     scores: str
     tables: str
     figures: str
+    trained: tuple[str, ...]
     evaluated: tuple[Evaluated, ...]
     setting: str
     data: dict[Name, str]
+    settings: dict[str, Any]
+    paper: dict[str, Any]

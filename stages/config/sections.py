@@ -12,6 +12,8 @@ Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
+OpenShare = Annotated[float, Field(gt=0, lt=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -465,16 +467,143 @@ class Evaluate(Settings):
     batch_size: Count
 
 
+class Statistics(Settings):
+    """How uncertain numbers are said to be (docs/statistics.md).
+
+    Attributes:
+        confidence: of every interval.
+        power: of the smallest difference that is said to be detectable.
+        replicates: bootstrap samples.
+        seed: of the bootstrap.
+    """
+
+    confidence: OpenShare
+    power: OpenShare
+    replicates: Annotated[int, Field(ge=100)]
+    seed: Natural
+
+
+class Hypothesis(Settings):
+    """A claim with its test, to be declared before its verdict is known.
+
+    Supported if the effect lies beyond the threshold in the direction that is claimed, contradicted if it lies on the
+    other side, and undecided where chance could explain the distance: where p, corrected by Holm for all claims, is
+    not below 1 - confidence.
+
+    Attributes:
+        claim: in words.
+        source: where it is made.
+    """
+
+    claim: str
+    source: str
+    direction: Literal["above", "below"]
+    threshold: Finite
+
+
+class DifferenceTest(Hypothesis):
+    """Effect: accuracy of one kind of method minus that of another, on the same problems.
+
+    Attributes:
+        epoch: the last, the mean over the evaluated ones, or the one that is best on validation.
+        settings: the mean over generation settings (together), or each by itself, and all must agree (each).
+    """
+
+    test: Literal["difference"]
+    method: Literal["sft", "rl"]
+    over: Literal["vanilla", "sft"]
+    split: Literal["validation", "test"]
+    epoch: Literal["final", "mean", "best"]
+    settings: Literal["together", "each"]
+
+
+class TrendTest(Hypothesis):
+    """Effect: by how much the difference between two methods grows from the first evaluated epoch to the last.
+
+    It is the least-squares slope of the difference, times the epochs between the two.
+    """
+
+    test: Literal["trend"]
+    method: Literal["rl"]
+    over: Literal["sft"]
+    split: Literal["validation", "test"]
+
+
+class SeedVarianceTest(Hypothesis):
+    """Effect: variance of response length between seeds, as a multiple of that within a seed, from step to step."""
+
+    test: Literal["seed_variance"]
+
+
+class CorrelationTest(Hypothesis):
+    """Effect: correlation of reflection ratio and response length over a run's generation steps, mean over runs."""
+
+    test: Literal["correlation"]
+
+
+class ReflectionShareTest(Hypothesis):
+    """Effect: share of the training responses with a reflection word, mean over runs."""
+
+    test: Literal["reflection_share"]
+
+
+class GainTest(Hypothesis):
+    """Effect: rise of training accuracy through responses without a reflection word, minus that through those with one.
+
+    Both are shares of all responses, of a run's last epoch minus its first.
+    """
+
+    test: Literal["gain_without_reflection"]
+
+
+Hypotheses = Annotated[
+    DifferenceTest | TrendTest | SeedVarianceTest | CorrelationTest | ReflectionShareTest | GainTest,
+    Field(discriminator="test"),
+]
+
+
+class Health(Settings):
+    """Bounds of a sound RL training; what lies outside is marked, and nothing is stopped.
+
+    Attributes:
+        first_ratio: how far the mean ratio of a generation step's first update may be from 1.
+        sampler_gap, sampler_gap_max: between the sampler's and the learner's log-probabilities, mean and largest, nats.
+        kl: k3 estimate of the distance to the reference, nats a token, mean of a generation step.
+        clip_fraction: of an update.
+        entropy_left: the least that may be left at the end of the entropy at the beginning, as a share.
+        truncated: share of a generation step's responses that is cut off.
+        timed_out: share of all responses on which the judge ran out of time.
+        rewarded_otherwise: share of all responses whose reward is not what the judge says now.
+    """
+
+    first_ratio: NonNegative
+    sampler_gap: NonNegative
+    sampler_gap_max: NonNegative
+    kl: NonNegative
+    clip_fraction: Share
+    entropy_left: Share
+    truncated: Share
+    timed_out: Share
+    rewarded_otherwise: Share
+
+
 class Scores(Settings):
-    """What is computed from the responses.
+    """The evaluation scheme: what is computed from the responses, and what is asked of it (`config/scores.yaml`).
 
     Attributes:
         reflection_words: words that mark a response as reflective (Sec. 4).
-        whole_words: match whole words; otherwise any substring, as the released code does.
+        whole_words: figures and findings are about whole words; otherwise any substring, as the released code does.
+            The tables have both.
+        gallery: responses that are kept of each kind of changed answer, for each method.
+        findings: by their short name.
     """
 
     reflection_words: Annotated[tuple[str, ...], Field(min_length=1)]
     whole_words: bool
+    gallery: Natural
+    statistics: Statistics
+    findings: dict[Name, Hypotheses]
+    health: Health
 
 
 # --- the study -------------------------------------------------------------------------------------------------------

@@ -76,6 +76,8 @@ class Study(Settings):
                     raise ValueError(f"study.{key}: {name!r} is not defined (allowed: {', '.join(allowed)})")
             if len(set(names)) < len(names):
                 raise ValueError(f"study.{key}: a name stands there twice ({', '.join(names)})")
+        if len(set(self.study.seeds)) < len(self.study.seeds):
+            raise ValueError(f"study.seeds: a seed stands there twice ({', '.join(map(str, self.study.seeds))})")
         pairs = [f"{dataset}/{method}" for dataset in self.study.datasets for method in self.study.methods]
         for pair in self.study.skip:
             if pair not in pairs:
@@ -103,6 +105,11 @@ class Study(Settings):
         take = problems.splits[split].take
         return take[1] - take[0] if take else None
 
+    @property
+    def coolest_setting(self) -> str:
+        """The generation setting of the lowest temperature: what is shown where one has to do."""
+        return min(self.evaluate.settings, key=lambda name: self.evaluate.settings[name].temperature)
+
     # the grid
 
     def kind(self, method: str) -> Literal["vanilla", "sft", "rl"]:
@@ -118,7 +125,7 @@ class Study(Settings):
         last = self.data[dataset].epochs
         return tuple(e for e in range(1, last + 1) if e % self.study.evaluate_every == 0 or e == last)
 
-    def cells(self, kinds: Iterable[str]) -> list[str]:
+    def cells(self, kinds: Iterable[str] = ("vanilla", "sft", "rl")) -> list[str]:
         """`model/dataset/method/seedK` of every run of these kinds."""
         grid = self.study
         return [
@@ -217,29 +224,34 @@ class Study(Settings):
             settings=self.evaluate,
         )
 
-    def judge_run(self, model: str, dataset: str, method: str, seed: int) -> JudgeRun:
-        cell = f"{model}/{dataset}/{method}/seed{seed}"
+    def judge_run(self, stage: str, model: str, dataset: str, method: str, seed: int) -> JudgeRun:
+        cell = f"{stage}/{model}/{dataset}/{method}/seed{seed}"
         return JudgeRun(
             out=f"results/judge/{cell}",
-            responses=f"results/evaluate/{cell}",
+            responses=f"results/{cell}",
             workers=self.compute.threads,
             settings=self.data[dataset].judge,
         )
 
-    def evaluated(self) -> tuple[Evaluated, ...]:
-        """Every evaluation of the grid."""
+    def judged(self, stage: Literal["rl", "evaluate"]) -> tuple[Evaluated, ...]:
+        """The responses of all runs, in RL training or in evaluation, with their verdicts."""
         return tuple(
-            Evaluated(responses=f"results/evaluate/{cell}", verdicts=f"results/judge/{cell}")
-            for cell in self.cells(["vanilla", "sft", "rl"])
+            Evaluated(responses=f"results/{stage}/{cell}", verdicts=f"results/judge/{stage}/{cell}")
+            for cell in (self.cells(["rl"]) if stage == "rl" else self.cells())
         )
 
     def scores_run(self) -> ScoresRun:
         return ScoresRun(
             out="results/scores",
-            trained=tuple(f"results/rl/{cell}" for cell in self.cells(["rl"])),
-            evaluated=self.evaluated(),
+            trained=self.judged("rl"),
+            tuned=tuple(f"results/sft/{cell}" for cell in self.cells(["sft"])),
+            evaluated=self.judged("evaluate"),
             samples={name: setting.samples for name, setting in self.evaluate.settings.items()},
             order=tuple(self.evaluate.settings),
+            methods=tuple((method, self.kind(method)) for method in self.study.methods),
+            data={dataset: f"results/data/{dataset}" for dataset in self.study.datasets},
+            rules={dataset: self.data[dataset].judge for dataset in self.study.datasets},
+            workers=self.compute.threads,
             settings=self.scores,
         )
 
@@ -248,19 +260,25 @@ class Study(Settings):
 
     def figures_run(self) -> FiguresRun:
         return FiguresRun(
-            out="results/figures", scores="results/scores", methods={m: self.kind(m) for m in self.study.methods}
+            out="results/figures",
+            scores="results/scores",
+            setting=self.coolest_setting,
         )
 
-    def report_run(self) -> ReportRun:
+    def report_run(self, paper: "Study") -> ReportRun:
+        """Args: paper: the paper's study, which the page compares this one with."""
         return ReportRun(
             out="results/report",
             study=self.study.name,
             scores="results/scores",
             tables="results/tables",
             figures="results/figures",
-            evaluated=self.evaluated(),
-            setting=min(self.evaluate.settings, key=lambda name: self.evaluate.settings[name].temperature),
+            trained=tuple(f"results/{kind}/{cell}" for kind in ("sft", "rl") for cell in self.cells([kind])),
+            evaluated=self.judged("evaluate"),
+            setting=self.coolest_setting,
             data={dataset: f"results/data/{dataset}" for dataset in self.study.datasets},
+            settings=self.model_dump(mode="json"),
+            paper=paper.model_dump(mode="json"),
         )
 
     def _train_run(self, stage: str, model: str, dataset: str, method: str, seed: int) -> dict[str, Any]:
