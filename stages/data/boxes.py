@@ -12,12 +12,15 @@ def boxes(text: str) -> list[tuple[int, int, int]]:
     Empty if the last one is not closed: there the text was cut off in its answer.
     """
     opened, closed = [], {}
-    for brace in _BRACE.finditer(text):
+    first = text.find("\\boxed")
+    if first < 0:
+        return []
+    for brace in _BRACE.finditer(text, first):  # no brace before a box can close it
         if brace[0] == "{":
             opened.append(brace.start())
         elif brace[0] == "}" and opened:
             closed[opened.pop()] = brace.start()
-    found = [(match.start(), match.end(), closed.get(match.end() - 1, -1)) for match in _BOX.finditer(text)]
+    found = [(match.start(), match.end(), closed.get(match.end() - 1, -1)) for match in _BOX.finditer(text, first)]
     return [box for box in found if box[2] >= 0] if found and found[-1][2] >= 0 else []
 
 

@@ -3,6 +3,7 @@
 Everything here takes time linear in the text: a policy that learns from the judge also finds what makes it slow.
 """
 
+import functools
 import itertools
 import re
 from collections.abc import Callable
@@ -124,6 +125,7 @@ _LETTER = re.compile(r"[\s(]*(?:\\text\{)?[\s(]*([A-Z])[\s.)]*\}?[\s.)]*")
 _CHOICE = re.compile(r"[\s(]*(?:\\text\{)?[\s(]*([A-Za-z])(?:[\s.:)}]*|\s*[.:)}]+\s.*)", re.DOTALL)
 
 
+@functools.lru_cache(maxsize=100_000)  # many responses give the same answer
 def plain(text: str) -> str:
     """An answer in one spelling: ASCII minus, \\frac, \\text, ^\\circ, no layout or dollars, no x \\in before a set."""
     if len(text) > LONGEST:

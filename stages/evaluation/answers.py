@@ -191,10 +191,16 @@ def _at_once(response: str, answer: str, rules: JudgeRules) -> Verdict | Task:
     if task is None:
         return Verdict("no answer", None, answer)
     try:
-        right = decide(task.found, task.wanted, rules)
+        right = _decided(task.found, task.wanted, rules)
     except UndecidedError:
         return task
     return Verdict("correct" if right else "incorrect", task.found, task.wanted)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _decided(found: str, wanted: str, rules: JudgeRules) -> bool:
+    """As `decide`; many responses give the same answer to the same problem."""
+    return decide(found, wanted, rules)
 
 
 @functools.cache
