@@ -32,7 +32,7 @@ def account(path: Path, results: Path) -> dict[str, object]:
     (tokens,) = report["tokens"].values()
     verdicts = pd.concat(
         pd.read_json(file, lines=True, dtype=False)
-        for file in results.glob(f"judge/*/{report['dataset']}/*/*/verdicts.jsonl")
+        for file in results.glob(f"judge/evaluate/*/{report['dataset']}/*/*/verdicts.jsonl")
     )
     said = verdicts["verdict"].value_counts()
     return {

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from stages.data.geometry.kinds import PRACTISED, UNPRACTISED, Kind
-from stages.evaluation.metrics import judged
+from stages.evaluation.rows import judged
 
 SETTING = "pass@1 t=0.01"
 
@@ -20,8 +20,10 @@ def names_any(text: str, kinds: dict[str, Kind]) -> bool:
 
 
 def main(results: str) -> None:
-    cells = sorted(path.parent.relative_to(results) for path in Path(results).glob("judge/*/*/*/*/verdicts.jsonl"))
-    rows = pd.concat(judged(Path(results, "evaluate", *cell.parts[1:]), Path(results, cell)) for cell in cells)
+    cells = sorted(
+        path.parent.relative_to(results) for path in Path(results).glob("judge/evaluate/*/*/*/*/verdicts.jsonl")
+    )
+    rows = pd.concat(judged(Path(results, *cell.parts[1:]), Path(results, cell)) for cell in cells)
     rows = rows[(rows.split == "test") & (rows.setting == SETTING)]
     rows = rows[rows.epoch == rows.groupby("run").epoch.transform("max")]
     parts = rows.run.str.split("/", expand=True)

@@ -1,116 +1,146 @@
 """The numbers of the evaluation scheme (paper Sec. 4), each computed from pooled counts of response rows.
 
-A share whose denominator is empty is NaN: "no reflective response was right" and "there was no reflective response"
-are different facts, and 0 would say the first.
+Every function takes the rows of one run (`stages.evaluation.rows`) and returns a tidy table. A share whose denominator
+is empty is NaN: "no reflective response was right" and "there was no reflective response" are different facts, and 0
+would say the first.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from stages.config import Scores
-from stages.evaluation.reflection import words_in
-from stages.records import read
+from stages.evaluation.reflection import MATCHINGS, Matching
+from stages.evaluation.rows import CELL
 
 RUN = ["model", "dataset", "method", "seed"]
 COUNTS = ["N", "Nref", "N+", "Nref+"]
+EVALUATED = ["split", "epoch", "setting"]
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def judged(folder: Path, verdicts: Path | None = None) -> pd.DataFrame:
-    """The responses of a run with their verdicts, and whether they are correct.
-
-    Args:
-        folder: of the run.
-        verdicts: folder of an evaluation's verdicts; a training's were given when it was rewarded.
-
-    Raises:
-        ValueError: the verdicts are not on these responses.
-    """
-    rows = read(folder / "responses.jsonl")
-    if verdicts:
-        said = read(verdicts / "verdicts.jsonl")
-        same = len(said) == len(rows) and (said[["problem", "sample"]] == rows[["problem", "sample"]]).all(axis=None)
-        if not same:
-            raise ValueError(f"{verdicts}/verdicts.jsonl: not on the {len(rows)} responses of {folder}")
-        rows = rows.assign(verdict=said["verdict"], judge=said["judge"])
-    return rows.assign(correct=rows["verdict"] == "correct")
-
-
-def accuracy(rows: pd.DataFrame, samples: Mapping[str, int]) -> pd.DataFrame:
-    """Accuracy of one run's evaluation, by split, epoch and setting.
+def problems(rows: pd.DataFrame, types: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """What became of each evaluated problem.
 
     Args:
-        rows: judged responses.
-        samples: responses to each problem, by setting.
+        rows: of a run.
+        types: kind of problem by id.
 
     Returns:
-        samples; problems; accuracy, the share of problems with a correct response (pass@samples); of the responses the
-        shares mean_accuracy (correct), no_answer, timed_out (the judge's time) and truncated (cut off); length, their
-        mean in tokens.
-
-    Raises:
-        ValueError: a problem has not as many responses as its setting says.
+        samples, responses to the problem; correct, how many of them are right; type, "" where it is not known.
     """
-    cell = ["split", "epoch", "setting"]
-    problems = rows.groupby([*cell, "problem"], sort=False)["correct"].agg(["any", "size"]).reset_index()
-    problems["samples"] = problems["setting"].map(samples)
-    if not (wrong := problems[problems["size"] != problems["samples"]]).empty:
-        first = wrong.iloc[0]
-        raise ValueError(
-            f"{rows['run'].iloc[0]}: epoch {first['epoch']}, {first['split']}, {first['setting']}: problem "
-            f"{first['problem']} has {first['size']} responses, not {first['samples']}; was the evaluation interrupted?"
-        )
-    solved = problems.groupby(cell, sort=False).agg(
-        samples=("samples", "first"), problems=("problem", "size"), accuracy=("any", "mean")
-    )
-    marks = {
-        "mean_accuracy": rows["correct"],
-        "no_answer": rows["verdict"] == "no answer",
-        "timed_out": rows["verdict"] == "timed out",
-        "truncated": ~rows["finished"],
-    }
-    responses = rows.assign(**marks).groupby(cell, sort=False)
-    return solved.join(responses[[*marks, "length"]].mean()).reset_index()
+    evaluated = rows[rows["phase"] == "evaluate"]
+    groups = evaluated.groupby([*EVALUATED, "problem"], sort=False)["correct"]
+    found = groups.agg(samples="size", correct="sum").reset_index()
+    kinds = found["problem"].map(dict(types or {})).fillna("")
+    return found.assign(type=kinds)[[*EVALUATED, "problem", "type", "samples", "correct"]]
+
+
+def accuracy(rows: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of an evaluation, by split, epoch and setting.
+
+    Returns:
+        samples; problems; accuracy, the share of problems with a correct response (any of the samples); of the
+        responses the shares mean_accuracy (correct), no_answer, timed_out (the judge's time) and truncated (cut off);
+        length, their mean.
+    """
+    solved = problems(rows).assign(accuracy=lambda found: found["correct"] > 0).groupby(EVALUATED, sort=False)
+    found = solved.agg(samples=("samples", "first"), problems=("problem", "size"), accuracy=("accuracy", "mean"))
+    evaluated = rows[rows["phase"] == "evaluate"]
+    responses = _marked(evaluated).groupby([evaluated[key] for key in EVALUATED], sort=False).mean()
+    return found.join(responses.rename(columns={"correct": "mean_accuracy"})).reset_index()
+
+
+def pass_at_k(rows: pd.DataFrame) -> pd.DataFrame:
+    """Chance that one of k responses is right, for every k up to the number of responses n.
+
+    Returns:
+        pass_at_k, unbiased (Chen et al. 2021): the mean over problems of 1 - C(n - c, k) / C(n, k), c of n right;
+        any_of_k, the share of problems that the first k samples solve.
+    """
+    evaluated = rows[rows["phase"] == "evaluate"].sort_values("sample", kind="stable")
+    parts = []
+    for cell, here in evaluated.groupby(EVALUATED, sort=False):
+        correct = np.stack([values.to_numpy(dtype=bool) for _, values in here.groupby("problem")["correct"]])
+        n, k = correct.shape[1], np.arange(correct.shape[1])
+        # C(n - c, k) / C(n, k) as a product over the k draws: none of them takes one of the c.
+        missed = np.clip(n - correct.sum(1, keepdims=True) - k, 0, None) / (n - k)
+        table = {
+            "samples": n,
+            "k": k + 1,
+            "pass_at_k": 1 - missed.cumprod(1).mean(0),
+            "any_of_k": np.maximum.accumulate(correct, axis=1).mean(0),
+        }
+        parts.append(pd.DataFrame(dict(zip(EVALUATED, cell, strict=True)) | table))
+    columns = [*EVALUATED, "samples", "k", "pass_at_k", "any_of_k"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def types(found: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy for each type of problem, from the table of `problems`."""
+    solved = found.assign(accuracy=found["correct"] > 0).groupby([*EVALUATED, "type"], sort=False)
+    return solved.agg(problems=("problem", "size"), accuracy=("accuracy", "mean")).reset_index()
 
 
 def training(rows: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of one run's training responses by epoch, over all batches of the epoch together."""
-    found = rows.groupby("epoch")["correct"].agg(responses="size", correct="sum").reset_index()
+    """Accuracy of the training responses by epoch, over all batches of the epoch together."""
+    trained = rows[rows["phase"] == "train"]
+    found = trained.groupby("epoch")["correct"].agg(responses="size", correct="sum").reset_index()
     return found.assign(accuracy=ratio(found["correct"], found["responses"]))
 
 
-def steps(rows: pd.DataFrame, settings: Scores) -> pd.DataFrame:
-    """Counts, lengths, rewards and reflection ratios of one run by generation step.
+def responses(rows: pd.DataFrame) -> pd.DataFrame:
+    """How many responses there are, how long, and what became of them, by generation step or evaluated epoch.
 
     Returns:
-        N, Nref, N+, Nref+ (responses: all, with a reflection word, correct, both); length, mean in tokens; shares that
-        were truncated, had no_answer, or on which the judge timed_out; reward_*, means before they are weighted; the
-        five ratios.
+        responses; correct; length, its mean, quantiles (length_05 ...) and maximum; shares that were truncated, had
+        no_answer, on which the judge timed_out; of training the means reward_*, before they are weighted, and
+        rewarded_otherwise, the share that was rewarded by another verdict than it has now.
     """
-    by = ["epoch", "generation_step"]
-    found = words_in(rows["text"].tolist(), settings.reflection_words, settings.whole_words)
-    reflective = np.any(list(found.values()), axis=0)
+    by = [rows[key] for key in CELL]
+    groups = rows.groupby(CELL, sort=False)
+    lengths = {f"length_{100 * q:02.0f}": groups["length"].quantile(q) for q in QUANTILES}
+    counts = groups["correct"].agg(responses="size", correct="sum")
+    marks = _marked(rows).drop(columns="correct")
+    if "rewarded" in rows:
+        otherwise = (rows["rewarded"].astype(bool) != rows["correct"]).astype(float)
+        marks = marks.assign(rewarded_otherwise=otherwise.where(rows["phase"] == "train"))
+    rewards = rows[[name for name in rows.columns if name.startswith("reward_")]]
+    means = marks.join(rewards).groupby(by, sort=False).mean()
+    spread = pd.DataFrame(lengths | {"length_max": groups["length"].max()})
+    return counts.join(means[["length"]]).join(spread).join(means.drop(columns="length")).reset_index()
+
+
+def reflection(rows: pd.DataFrame, found: Mapping[Matching, np.ndarray]) -> pd.DataFrame:
+    """The paper's counts and ratios by generation step or evaluated epoch, for each way to match words.
+
+    Args:
+        rows: of a run.
+        found: [rows, words] which responses have which words.
+
+    Returns:
+        N, Nref, N+, Nref+ (responses: all, with a reflection word, correct, both) and the five ratios.
+    """
     correct = rows["correct"].to_numpy(dtype=bool)
-    marks = pd.DataFrame({"N": 1, "Nref": reflective, "N+": correct, "Nref+": reflective & correct}, index=rows.index)
-    counts = marks.astype(int).groupby([rows[key] for key in by]).sum()
-    rewards = pd.DataFrame(rows["rewards"].tolist(), index=rows.index).add_prefix("reward_")
-    marks_of_responses = {
-        "truncated": ~rows["finished"],
-        "no_answer": rows["verdict"] == "no answer",
-        "timed_out": rows["verdict"] == "timed out",
-    }
-    means = rows.assign(**marks_of_responses)[["length", *marks_of_responses]].join(rewards)
-    parts = [counts, means.groupby([rows[key] for key in by]).mean(), ratios(counts)]
-    return pd.concat(parts, axis="columns").reset_index()
+    parts = []
+    for matching in MATCHINGS:
+        reflective = found[matching].any(axis=1)
+        marks = pd.DataFrame({"N": 1, "Nref": reflective, "N+": correct, "Nref+": reflective & correct}).astype(int)
+        counts = marks.groupby([rows[key].to_numpy() for key in CELL], sort=False).sum().rename_axis(CELL)
+        parts.append(counts.join(ratios(counts)).reset_index().assign(matching=matching))
+    table = pd.concat(parts, ignore_index=True)
+    return table[[*CELL, "matching", *(name for name in table.columns if name not in (*CELL, "matching"))]]
 
 
-def words(rows: pd.DataFrame, settings: Scores) -> pd.DataFrame:
-    """How many responses of each generation step have each reflection word."""
-    found = words_in(rows["text"].tolist(), settings.reflection_words, settings.whole_words)
-    counts = pd.DataFrame(found, index=rows.index).groupby(rows["generation_step"]).sum()
-    return counts.reset_index().melt("generation_step", var_name="word", value_name="count")
+def words(rows: pd.DataFrame, found: Mapping[Matching, np.ndarray], names: Sequence[str]) -> pd.DataFrame:
+    """How many responses of each generation step or evaluated epoch have each word, for each way to match it."""
+    parts = []
+    for matching in MATCHINGS:
+        marks = pd.DataFrame(found[matching].astype(int), columns=list(names))
+        counts = marks.groupby([rows[key].to_numpy() for key in CELL], sort=False).sum().rename_axis(CELL)
+        long = counts.reset_index().melt(CELL, var_name="word", value_name="count")
+        parts.append(long.assign(matching=matching)[[*CELL, "matching", "word", "count"]])
+    return pd.concat(parts, ignore_index=True)
 
 
 def ratios(counts: pd.DataFrame) -> pd.DataFrame:
@@ -130,3 +160,17 @@ def ratios(counts: pd.DataFrame) -> pd.DataFrame:
 def ratio(part: pd.Series, whole: pd.Series) -> pd.Series:
     """Share of a whole, NaN where the whole is empty."""
     return part / whole.where(whole > 0)
+
+
+def _marked(rows: pd.DataFrame) -> pd.DataFrame:
+    """What is averaged over responses; NaN where nobody recorded it."""
+    verdict = rows["verdict"]
+    return pd.DataFrame(
+        {
+            "correct": rows["correct"].astype(float),
+            "no_answer": (verdict == "no answer").astype(float).where(verdict.notna()),
+            "timed_out": (verdict == "timed out").astype(float).where(verdict.notna()),
+            "truncated": 1 - rows["finished"].astype(float),
+            "length": rows["length"].astype(float),
+        }
+    )
