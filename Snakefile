@@ -10,7 +10,7 @@ sys.path.insert(0, workflow.basedir)
 
 from stages.config import load_study
 from workflow.plan import plan
-from workflow.sources import code_digest
+from workflow.sources import JUDGE, code_digest
 
 # One file is the whole study; it is not merged with another. `--configfile FILE` takes FILE instead.
 study_files = [*workflow.config_settings.configfiles] or [
@@ -20,6 +20,9 @@ if len(study_files) > 1 or workflow.config_settings.config:
     sys.exit("The study is one file: give one --configfile and no --config.")
 try:
     study = load_study(study_files[-1], root=workflow.basedir)
+    paper = load_study(
+        Path(workflow.basedir, "config/paper.yaml"), root=workflow.basedir
+    )
 except (ValueError, OSError) as mistakes:
     sys.exit(f"The study cannot run:\n{mistakes}")
 
@@ -32,12 +35,16 @@ if workflow.is_main_process:
 shell.prefix("export ASKED_OFFLINE=${{HF_HUB_OFFLINE:-0}} HF_HUB_OFFLINE=1; ")
 
 
+report: "workflow/report/workflow.rst"
+
+
 wildcard_constraints:
     name="|".join(study.download) or "none",
     model="|".join(study.base),
     dataset="|".join(study.data),
     method="|".join(["vanilla", *study.sft, *study.rl]),
     seed=r"\d+",
+    stage="rl|evaluate",
 
 
 include: "workflow/rules/common.smk"
@@ -51,5 +58,5 @@ include: "workflow/rules/report.smk"
 rule all:
     default_target: True
     input:
-        "results/report/index.html",
+        "results/report/report.html",
         expand("results/data/{dataset}/report.json", dataset=grid.datasets),

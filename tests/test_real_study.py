@@ -98,7 +98,7 @@ def test_from_the_hub_to_the_report(repository: Repository, hub: Hub) -> None:
     assert rows["dropped_for"] == {"no number: 'C'": 1, "no question": 1}
     accuracy = pd.read_csv(results / "scores/accuracy.csv")
     assert set(accuracy["problems"]) == {4}
-    assert (results / "report/index.html").is_file()
+    assert (results / "report/report.html").is_file()
     train = read(results / f"rl/{CELL}/reinforce_plus_plus/seed0/responses.jsonl")
     assert len(train) == 8 and train["verdict"].notna().all()  # ten problems are one batch of eight
     settings = json.loads((results / f"evaluate/{CELL}/vanilla/seed0/run.json").read_text())

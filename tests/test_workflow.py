@@ -6,9 +6,11 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -28,9 +30,13 @@ class Repository:
             copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
             copy(ROOT / part, folder / part)
 
-    def snakemake(self, *arguments: str, study: str = "config/smoke.yaml") -> subprocess.CompletedProcess[str]:
+    def snakemake(
+        self, *arguments: str, study: str = "config/smoke.yaml", first: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run it; `first` is searched for modules before all else."""
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        environment = os.environ | {"PATH": path, "PYTHONPATH": str(self.folder)}
+        modules = os.pathsep.join(str(folder) for folder in (first, self.folder) if folder)
+        environment = os.environ | {"PATH": path, "PYTHONPATH": modules}
         command = ["snakemake", "--cores", "2", "--configfile", study, *arguments]
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
 
@@ -74,7 +80,11 @@ def test_every_rule_has_left_its_files(finished: Repository) -> None:
     data = json.loads((results / "data/geometry_vision/report.json").read_text())
     assert set(data["tokens"]) == {"qwen2_5_vl_tiny", "qwen2_vl_scratch"}
     assert (results / "data/geometry_vision/contact_sheet.png").is_file()
-    assert "<svg" in (text := (results / "report/index.html").read_text()) or "data:image" in text
+    assert "<svg" in (results / "report/report.html").read_text()
+    findings = json.loads((results / "scores/findings.json").read_text())
+    assert {finding["verdict"] for finding in findings} <= {"supported", "contradicted", "undecided"}
+    drawn = {path.stem for path in (results / "figures").glob("*.csv")}
+    assert all((results / f"figures/{name}.{form}").is_file() for name in drawn for form in ("png", "svg"))
     grpo = results / "rl/qwen2_vl_scratch/geometry_vision/grpo/seed1"
     assert len(read(grpo / "responses.jsonl")) == 16 * 2 * 2
     assert sorted(path.name for path in (grpo / "weights").glob("*.safetensors")) == [
@@ -96,12 +106,20 @@ def test_a_second_time_nothing_is_done(finished: Repository) -> None:
     assert finished.planned() == {}
 
 
+def test_snakemakes_own_report_has_figures_table_and_page(finished: Repository) -> None:
+    made = finished.snakemake("--report", "report.zip")
+    assert made.returncode == 0, made.stderr[-3000:]
+    with zipfile.ZipFile(finished.folder / "report.zip") as archive:
+        names = " ".join(archive.namelist())
+    assert "report.html" in names and "table3.csv" in names and names.count(".svg") >= 2 * 9  # models, kinds of figures
+
+
 def test_an_rl_setting_runs_rl_again_and_what_follows(finished: Repository) -> None:
     study = finished.changed({"rl.grpo.beta_loss": 0.5})
     assert finished.planned(study) == {
         "rl": 4,  # two models, two seeds
         "evaluate": 4,
-        "judge": 4,
+        "judge": 8,  # of training and evaluation
         "scores": 1,
         "figures": 1,
         "tables": 1,
@@ -151,13 +169,68 @@ def test_code_of_the_judge_samples_and_prepares_nothing_again(finished: Reposito
         path.write_text(source)
 
 
-def test_code_of_the_judge_rewards_again(finished: Repository) -> None:
-    path = finished.folder / "stages/evaluation/answers.py"
+SCORED_AGAIN = {"scores": 1, "tables": 1, "figures": 1, "report": 1}
+
+
+@pytest.mark.parametrize(
+    ("file", "again"),
+    [
+        ("stages/evaluation/answers.py", {"judge": 24} | SCORED_AGAIN),
+        ("stages/evaluation/numbers.py", {"judge": 24} | SCORED_AGAIN),
+        ("stages/evaluation/metrics.py", SCORED_AGAIN),
+        ("stages/evaluation/statistics.py", SCORED_AGAIN),
+        ("stages/report/figures.py", {"figures": 1, "report": 1}),
+        ("stages/report/gallery.py", {"report": 1}),
+    ],
+)
+def test_a_corrected_judge_or_metric_scores_again_and_trains_nothing(
+    finished: Repository, file: str, again: dict[str, int]
+) -> None:
+    """24 runs are judged: 16 evaluations and 8 RL trainings, which are not rewarded anew."""
+    path = finished.folder / file
     source = path.read_text()
     try:
         path.write_text(source + "\n\nCHANGED = 1\n")
-        plan = finished.planned()
-        assert plan["rl"] == 8 and not {"data", "preflight", "base", "sft"} & set(plan)
+        assert finished.planned() == again
+    finally:
+        path.write_text(source)
+
+
+def test_a_changed_judge_is_scored_again_without_deep_learning(finished: Repository) -> None:
+    """For real, with a judge that calls everything right, where torch and transformers cannot be imported."""
+    path = finished.folder / "stages/evaluation/answers.py"
+    source = path.read_text()
+    no_torch = finished.folder / "no_torch"
+    for name in ("torch", "transformers"):
+        (no_torch / name).mkdir(parents=True)
+        (no_torch / name / "__init__.py").write_text("raise ImportError('scores need no deep learning')")
+    changed = source.replace(
+        'Verdict("correct" if right else "incorrect"', 'Verdict("correct" if right or True else "incorrect"'
+    )
+    assert changed != source
+    before = pd.read_csv(finished.folder / "results/scores/accuracy.csv")
+    trained = sorted((finished.folder / "results/rl").rglob("*.safetensors"))
+    times = [weights.stat().st_mtime_ns for weights in trained]
+    try:
+        path.write_text(changed)
+        ran = finished.snakemake(first=no_torch)
+        assert ran.returncode == 0, ran.stderr[-5000:]
+        after = pd.read_csv(finished.folder / "results/scores/accuracy.csv")
+        assert (after["accuracy"] >= before["accuracy"]).all() and after["accuracy"].sum() > before["accuracy"].sum()
+        health = pd.read_csv(finished.folder / "results/scores/health.csv").set_index("check")
+        assert "suspicious" in set(health.loc["rewarded_otherwise", "verdict"])  # and the page says so
+        assert [weights.stat().st_mtime_ns for weights in trained] == times
+    finally:
+        path.write_text(source)
+    assert finished.snakemake().returncode == 0  # and back
+
+
+def test_the_scheme_scores_again_and_trains_nothing(finished: Repository) -> None:
+    path = finished.folder / "config/scores.yaml"
+    source = path.read_text()
+    try:
+        path.write_text(source.replace("replicates: 2000", "replicates: 1000"))
+        assert finished.planned() == SCORED_AGAIN
     finally:
         path.write_text(source)
 
@@ -167,13 +240,10 @@ def test_a_new_seed_leaves_the_others_alone(finished: Repository) -> None:
     assert (plan["rl"], plan["sft"], plan["evaluate"]) == (4, 2, 8)
 
 
-@pytest.mark.parametrize("file", ["stages/evaluation/metrics.py", "stages/evaluation/reflection.py"])
-def test_metrics_code_scores_again_and_trains_nothing(finished: Repository, file: str) -> None:
-    path = finished.folder / file
+def test_a_comment_is_no_change(finished: Repository) -> None:
+    path = finished.folder / "stages/evaluation/metrics.py"
     source = path.read_text()
     try:
-        path.write_text(source + "\n\nCHANGED = 1\n")
-        assert set(finished.planned()) == {"scores", "figures", "tables", "report"}
         path.write_text(source + "\n\n# only a comment\n")
         assert finished.planned() == {}
     finally:

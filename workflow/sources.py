@@ -7,28 +7,35 @@ or any module of `stages` that it imports or names (as a process to be started),
 
 import ast
 import hashlib
+from collections.abc import Set
 from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+JUDGE = frozenset({"stages.evaluation.answers"})
 SETTINGS = {"stages.config", "stages.progress", "stages.provenance"}
 
 
-def code_digest(module: str) -> str:
-    """Twelve hex digits over a module and all that it imports from `stages`."""
+def code_digest(module: str, without: Set[str] = frozenset()) -> str:
+    """Twelve hex digits over a module and all that it imports from `stages`.
+
+    Args:
+        module: of a stage.
+        without: modules that do not count, nor what is reached by way of them alone.
+    """
     digest = hashlib.sha256()
-    for name in sorted(reached(module)):
+    for name in sorted(reached(module, without)):
         digest.update(ast.unparse(_without_docstrings(_parsed(name))).encode())
     return digest.hexdigest()[:12]
 
 
-def reached(module: str) -> set[str]:
+def reached(module: str, without: Set[str] = frozenset()) -> set[str]:
     """A module and the modules of `stages` that it imports, directly or by way of others."""
     found: set[str] = set()
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name in found or name in SETTINGS or _path(name) is None:
+        if name in found or name in SETTINGS or name in without or _path(name) is None:
             continue
         found.add(name)
         for node in ast.walk(_parsed(name)):

@@ -1,4 +1,4 @@
-# Every kept epoch of every run answers the validation and the test problems; then the answers are counted.
+# Every kept epoch of every run answers the validation and the test problems; then all answers are judged and counted.
 
 
 rule evaluate:
@@ -33,14 +33,15 @@ rule evaluate:
 
 rule judge:
     input:
-        "results/evaluate/{model}/{dataset}/{method}/seed{seed}/responses.jsonl",
+        "results/{stage}/{model}/{dataset}/{method}/seed{seed}/responses.jsonl",
     output:
-        run="results/judge/{model}/{dataset}/{method}/seed{seed}/run.json",
-        verdicts="results/judge/{model}/{dataset}/{method}/seed{seed}/verdicts.jsonl",
+        run="results/judge/{stage}/{model}/{dataset}/{method}/seed{seed}/run.json",
+        verdicts="results/judge/{stage}/{model}/{dataset}/{method}/seed{seed}/verdicts.jsonl",
+        provenance="results/judge/{stage}/{model}/{dataset}/{method}/seed{seed}/provenance.json",
     log:
-        "logs/judge/{model}/{dataset}/{method}/seed{seed}.log",
+        "logs/judge/{stage}/{model}/{dataset}/{method}/seed{seed}.log",
     benchmark:
-        "logs/benchmarks/judge/{model}/{dataset}/{method}/seed{seed}.tsv"
+        "logs/benchmarks/judge/{stage}/{model}/{dataset}/{method}/seed{seed}.tsv"
     conda:
         "../../envs/study.yaml"
     threads: study.compute.threads
@@ -48,31 +49,59 @@ rule judge:
         mem_mb=study.resources.memory_mb,
     params:
         run=lambda w: study.judge_run(
-            w.model, w.dataset, w.method, int(w.seed)
+            w.stage, w.model, w.dataset, w.method, int(w.seed)
         ).canonical_json(),
         code=code_digest("stages.evaluation.judge"),
     shell:
         "echo {params.run:q} > {output.run}; python -m stages.evaluation.judge {output.run} > {log} 2>&1"
 
 
+SCORE_TABLES = [
+    "accuracy.csv",
+    "aggregates.csv",
+    "changes.csv",
+    "comparisons.csv",
+    "curves.csv",
+    "detectable.csv",
+    "findings.json",
+    "findings.md",
+    "gallery.jsonl",
+    "health.csv",
+    "methods.json",
+    "pass_at_k.csv",
+    "problems.parquet",
+    "provenance.json",
+    "reflection.csv",
+    "responses.csv",
+    "scheme.json",
+    "training.csv",
+    "types.csv",
+    "updates.csv",
+    "words.csv",
+]
+
+
 rule scores:
     input:
-        trained=expand("results/rl/{cell}/responses.jsonl", cell=study.cells(["rl"])),
-        updates=expand("results/rl/{cell}/updates.jsonl", cell=study.cells(["rl"])),
-        evaluated=expand(
-            "results/evaluate/{cell}/responses.jsonl",
-            cell=study.cells(["vanilla", "sft", "rl"]),
+        data=expand(
+            "results/data/{dataset}/{split}.jsonl",
+            dataset=grid.datasets,
+            split=["train", "validation", "test"],
         ),
+        trained=expand(
+            "results/rl/{cell}/{rows}.jsonl",
+            cell=study.cells(["rl"]),
+            rows=["responses", "updates"],
+        ),
+        tuned=expand("results/sft/{cell}/updates.jsonl", cell=study.cells(["sft"])),
+        evaluated=expand("results/evaluate/{cell}/responses.jsonl", cell=study.cells()),
         verdicts=expand(
-            "results/judge/{cell}/verdicts.jsonl",
-            cell=study.cells(["vanilla", "sft", "rl"]),
-        ),
+            "results/judge/rl/{cell}/verdicts.jsonl", cell=study.cells(["rl"])
+        )
+        + expand("results/judge/evaluate/{cell}/verdicts.jsonl", cell=study.cells()),
     output:
         run="results/scores/run.json",
-        tables=expand(
-            "results/scores/{table}.csv",
-            table=["accuracy", "training", "steps", "words", "updates"],
-        ),
+        tables=expand("results/scores/{table}", table=SCORE_TABLES),
     log:
         "logs/scores.log",
     benchmark:

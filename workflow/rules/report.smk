@@ -4,9 +4,18 @@
 rule tables:
     input:
         "results/scores/accuracy.csv",
+        "results/scores/methods.json",
     output:
         run="results/tables/run.json",
-        tables=expand("results/tables/accuracy.{form}", form=["csv", "md"]),
+        table3=report(
+            "results/tables/table3.csv",
+            caption="../report/table3.rst",
+            category="Tables",
+            labels={"table": "accuracy (Table 3)"},
+        ),
+        tables=expand(
+            "results/tables/{table}", table=["table3.md", "table3.tex", "gains.csv"]
+        ),
     log:
         "logs/tables.log",
     benchmark:
@@ -20,18 +29,42 @@ rule tables:
         "echo {params.run:q} > {output.run}; python -m stages.report.tables {output.run} > {log} 2>&1"
 
 
+FIGURES = [
+    "training",
+    "accuracy",
+    "reflection",
+    "words",
+    "differences",
+    "scatter",
+    "types",
+    "health",
+    "pass_at_k",
+]
+drawn = expand(
+    "{figure}_{model}_{dataset}",
+    figure=FIGURES,
+    model=grid.models,
+    dataset=grid.datasets,
+)
+
+
 rule figures:
     input:
         rules.scores.output.tables,
     output:
         run="results/figures/run.json",
         figures=expand(
-            "results/figures/{figure}_{model}_{dataset}.{form}",
-            figure=["accuracy", "training", "reflection", "words"],
-            model=grid.models,
-            dataset=grid.datasets,
-            form=["png", "svg"],
+            "results/figures/{drawn}.{form}", drawn=drawn, form=["png", "csv"]
         ),
+        reported=[
+            report(
+                f"results/figures/{name}.svg",
+                caption="../report/figure.rst",
+                category="Figures",
+                labels={"figure": name},
+            )
+            for name in drawn
+        ],
     log:
         "logs/figures.log",
     benchmark:
@@ -47,17 +80,31 @@ rule figures:
 
 rule report:
     input:
+        rules.tables.output.table3,
         rules.tables.output.tables,
         rules.figures.output.figures,
-        templates=[
-            str(Path(workflow.basedir, "stages/report", name))
-            for name in ("report.md.jinja", "page.html.jinja")
+        rules.figures.output.reported,
+        rules.scores.output.tables,
+        templates=sorted(
+            str(path)
+            for form in ("html", "css", "js")
+            for path in Path(workflow.basedir, "stages/report").glob(f"*.{form}.jinja")
+        ),
+        trained=[
+            f"results/{kind}/{cell}/provenance.json"
+            for kind in ("sft", "rl")
+            for cell in study.cells([kind])
         ],
         responses=rules.scores.input.evaluated,
         verdicts=rules.scores.input.verdicts,
     output:
         run="results/report/run.json",
-        pages=expand("results/report/{page}", page=["report.md", "index.html"]),
+        page=report(
+            "results/report/report.html",
+            caption="../report/page.rst",
+            category="Report",
+            labels={"file": "the study on one page"},
+        ),
     log:
         "logs/report.log",
     benchmark:
@@ -65,7 +112,7 @@ rule report:
     conda:
         "../../envs/study.yaml"
     params:
-        run=study.report_run().canonical_json(),
+        run=study.report_run(paper).canonical_json(),
         code=code_digest("stages.report.report"),
     shell:
         "echo {params.run:q} > {output.run}; python -m stages.report.report {output.run} > {log} 2>&1"

@@ -53,6 +53,8 @@ rule rl:
         run=lambda w: study.rl_run(
             w.model, w.dataset, w.method, int(w.seed)
         ).canonical_json(),
-        code=code_digest("stages.rl.train"),
+        # Without the judge's code: a corrected judge scores a finished study again and trains nothing. Its rules are
+        # in the run; who wants the new reward too forces it (--forcerun rl).
+        code=code_digest("stages.rl.train", without=JUDGE),
     shell:
         "echo {params.run:q} > {output.run}; python -m stages.rl.train {output.run} > {log} 2>&1"
