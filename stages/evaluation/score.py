@@ -409,7 +409,7 @@ def main(arguments: Sequence[str]) -> None:
             tables, found = score(runs_of(run), methods, run.settings, judge, updates)
         with whole_folder(Path(run.out)) as folder:
             write(tables, found, methods, run.settings, folder)
-            write_provenance(folder, [Path(part.verdicts, "verdicts.jsonl") for part in run.evaluated])
+            write_provenance(folder, [Path(part.verdicts, "verdicts.jsonl") for part in (*run.trained, *run.evaluated)])
     except (ValueError, OSError) as mistake:
         sys.exit(str(mistake))
 
