@@ -162,7 +162,12 @@ STUDY: dict[str, Any] = {
         },
     },
     "compute": {"device": "cpu", "dtype": "float32", "threads": 1},
-    "resources": {"memory_mb": 1000},
+    "resources": {
+        "sft": {"memory_mb": 1000, "minutes": 10, "nodes": 1, "processes": 1, "sharded": False, "save_every": 2},
+        "rl": {"memory_mb": 1000, "minutes": 10, "nodes": 1, "processes": 1, "sharded": False, "save_every": 1},
+        "evaluate": {"memory_mb": 1000, "minutes": 10},
+        "other": {"memory_mb": 500, "minutes": 5},
+    },
 }
 
 

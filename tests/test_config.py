@@ -144,6 +144,22 @@ MISTAKES = {
         0.1,
         "rl.grpo: grpo scores whole responses: gamma must be 1.0 and beta_rew 0.0",
     ),
+    "processes that do not divide an SFT batch": (
+        "resources.sft.processes",
+        3,
+        "resources.sft.processes: 3 must divide sft.sft.batch_size=8",
+    ),
+    "processes that do not divide an update's groups": (
+        "resources.rl.processes",
+        2,
+        "resources.rl.processes: 2 of whole groups (rl.grpo.group_size=4) must divide rl.grpo.ppo_batch_size=4; "
+        "it must be a multiple of 8",
+    ),
+    "processes that do not divide over nodes": (
+        "resources.rl.nodes",
+        2,
+        "resources.rl: nodes=2 must divide processes=1",
+    ),
     "a policy that did not sample": (
         "rl.rpp.sampling.temperature",
         0.7,
@@ -491,7 +507,7 @@ def read_names() -> set[str]:
 
 
 # Read by pydantic to choose the class, and by name: getattr(settings, split), getattr(rewards, name), and so bounds.
-READ_OTHERWISE = {"source", "reader", "train", "validation", "test", *REWARDS, *ABOUT}
+READ_OTHERWISE = {"source", "reader", "other", "train", "validation", "test", *REWARDS, *ABOUT}
 
 
 def test_every_setting_is_read() -> None:

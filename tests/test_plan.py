@@ -30,8 +30,9 @@ def test_runs_responses_steps_and_gigabytes_by_hand(
     # Steps: rl 4 updates x (12 + 8), sft 3 x 16/8, two seeds: 2 x (80 + 6).
     assert found[1] == "Responses: 640 in RL training, 152 in evaluation. Optimiser steps: 172."
     assert found[2] == "Trained weights: 12 epochs, 6 GB."  # 2 seeds x 2 epochs x (2 rl + 1 sft), half a GB each
-    assert found[3] == "Downloads: repository: about 0.1 GB."
-    assert len(found) == 4
+    assert found[3] == "Saved states, to resume from: up to 4.5 GB for each training at work."  # 3 x 3 x 0.5
+    assert found[4] == "Downloads: repository: about 0.1 GB."
+    assert len(found) == 5
 
 
 def test_what_is_not_known_is_said(raw_study: dict[str, Any], write_study: Write, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 from stages.config import Checkpoint, Study
 
 GB = 1e9
+STATES = 9  # two kept and one that is being written, each with weights and AdamW's two moments
 
 
 def plan(study: Study) -> str:
@@ -43,6 +44,9 @@ def plan(study: Study) -> str:
         f"Responses: {trained:,} in RL training, {answered:,} in evaluation. Optimiser steps: {updates:,}.",
         f"Trained weights: {kept} epochs, {_rounded(size)} GB{removed}.",
     ]
+    if trained_models := {cell[0] for kind in ("sft", "rl") for cell in runs[kind]}:
+        of_one = STATES * max(_gigabytes(study, model, unknown) for model in trained_models)
+        lines.append(f"Saved states, to resume from: up to {_rounded(of_one)} GB for each training at work.")
     if study.download:
         fetched = sum(download.gigabytes for download in study.download.values())
         lines.append(f"Downloads: {', '.join(study.download)}: about {_rounded(fetched)} GB.")

@@ -91,6 +91,7 @@ class ModelRun(Run):
         base: folder of the base model's checkpoint.
         data: folder of the prepared data set.
         preflight: folder of the lengths of its prompts.
+        checkpoints: folder of its saved states, under the fingerprint of what they are of.
     """
 
     model: Name
@@ -100,6 +101,7 @@ class ModelRun(Run):
     base: str
     data: str
     preflight: str
+    checkpoints: str
     prompt: PromptSettings
     compute: Compute
 
@@ -125,9 +127,15 @@ class RLRun(TrainRun):
 
 
 class EvaluateRun(ModelRun):
-    """Attributes: weights: file of trained weights by epoch; without one (epoch 0) the base as it is."""
+    """An evaluation.
+
+    Attributes:
+        weights: file of trained weights by epoch; without one (epoch 0) the base as it is.
+        trained: folder of the training's saved states, which nobody needs after this; None without a training.
+    """
 
     weights: dict[str, str]
+    trained: str | None
     settings: Evaluate
 
 

@@ -642,11 +642,47 @@ class Compute(Settings):
     threads: Count
 
 
-class Resources(Settings):
-    """What schedulers are told; no result depends on it.
+class Job(Settings):
+    """What a job asks of a scheduler.
 
     Attributes:
-        memory_mb: of each training or evaluation job.
+        memory_mb: on each node.
+        minutes: after which a scheduler may stop it.
     """
 
     memory_mb: Count
+    minutes: Count
+
+
+class TrainingJob(Job):
+    """What a training asks of a scheduler, and what it does in case it is stopped.
+
+    Attributes:
+        nodes: machines.
+        processes: of all nodes together; with `compute.device: cuda` each has a GPU of its own.
+        sharded: each process holds a part of weights and optimiser (FSDP2); otherwise each holds all of them (DDP).
+        save_every: steps after which the state is saved, besides at the end of every epoch.
+    """
+
+    nodes: Count
+    processes: Count
+    sharded: bool
+    save_every: Count
+
+    @model_validator(mode="after")
+    def _whole_nodes(self) -> Self:
+        _must_divide(self, "nodes", "processes")
+        return self
+
+
+class Resources(Settings):
+    """What schedulers are told. No result depends on it, but for the rounding of sums over several processes.
+
+    Attributes:
+        other: every job that neither trains nor evaluates.
+    """
+
+    sft: TrainingJob
+    rl: TrainingJob
+    evaluate: Job
+    other: Job

@@ -89,7 +89,22 @@ class Study(Settings):
             for method in self.methods(section):
                 for dataset in [d for d in self.study.datasets if f"{d}/{method}" not in self.study.skip]:
                     self._check_batch(f"{section}.{method}", methods[method].batch_size, dataset)
+        self._check_processes()
         return self
+
+    def _check_processes(self) -> None:
+        """Every process updates on equally many whole groups, so that N of them compute what one would."""
+        for name in self.methods("sft"):
+            batch, n = self.sft[name].batch_size, self.resources.sft.processes
+            if batch % n:
+                raise ValueError(f"resources.sft.processes: {n} must divide sft.{name}.batch_size={batch}")
+        for name in self.methods("rl"):
+            rl, n = self.rl[name], self.resources.rl.processes
+            if n > 1 and rl.ppo_batch_size % (n * rl.group_size):
+                raise ValueError(
+                    f"resources.rl.processes: {n} of whole groups (rl.{name}.group_size={rl.group_size}) must divide "
+                    f"rl.{name}.ppo_batch_size={rl.ppo_batch_size}; it must be a multiple of {n * rl.group_size}"
+                )
 
     def _check_batch(self, method: str, batch: int, dataset: str) -> None:
         rows = self.rows(dataset, "train")
@@ -221,6 +236,7 @@ class Study(Settings):
         return EvaluateRun(
             **self._model_run("evaluate", model, dataset, method, seed),
             weights={str(epoch): f"{folder}/weights/epoch{epoch}.safetensors" for epoch in epochs},
+            trained=f"checkpoints/{kind}/{model}/{dataset}/{method}/seed{seed}" if epochs else None,
             settings=self.evaluate,
         )
 
@@ -277,8 +293,8 @@ class Study(Settings):
             evaluated=self.judged("evaluate"),
             setting=self.coolest_setting,
             data={dataset: f"results/data/{dataset}" for dataset in self.study.datasets},
-            settings=self.model_dump(mode="json"),
-            paper=paper.model_dump(mode="json"),
+            settings=self.model_dump(mode="json", exclude={"resources"}),
+            paper=paper.model_dump(mode="json", exclude={"resources"}),
         )
 
     def _train_run(self, stage: str, model: str, dataset: str, method: str, seed: int) -> dict[str, Any]:
@@ -295,6 +311,7 @@ class Study(Settings):
             "base": f"results/base/{model}/checkpoint",
             "data": f"results/data/{dataset}",
             "preflight": f"results/preflight/{model}/{dataset}",
+            "checkpoints": f"checkpoints/{stage}/{model}/{dataset}/{method}/seed{seed}",
             "prompt": self.prompt,
             "compute": self.compute,
         }

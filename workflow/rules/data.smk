@@ -11,11 +11,13 @@ rule download:
         "logs/benchmarks/download/{name}.tsv"
     conda:
         "../../envs/study.yaml"
+    resources:
+        **asked("other"),
     params:
         run=lambda wildcards: study.download_run(wildcards.name).canonical_json(),
         code=code_digest("stages.download"),
     shell:
-        "echo {params.run:q} > {output.run}; HF_HUB_OFFLINE=$ASKED_OFFLINE python -m stages.download {output.run} > {log} 2>&1"
+        "echo {params.run:q} > {output.run}; HF_HUB_OFFLINE=$ASKED_OFFLINE exec python -m stages.download {output.run} > {log} 2>&1"
 
 
 rule data:
@@ -35,11 +37,13 @@ rule data:
         "logs/benchmarks/data/{dataset}.tsv"
     conda:
         "../../envs/study.yaml"
+    resources:
+        **asked("other"),
     params:
         run=lambda wildcards: study.data_run(wildcards.dataset).canonical_json(),
         code=code_digest("stages.data.prepare"),
     shell:
-        "echo {params.run:q} > {output.run}; python -m stages.data.prepare {output.run} > {log} 2>&1"
+        "echo {params.run:q} > {output.run}; exec python -m stages.data.prepare {output.run} > {log} 2>&1"
 
 
 rule preflight:
@@ -55,11 +59,13 @@ rule preflight:
         "logs/benchmarks/preflight/{model}/{dataset}.tsv"
     conda:
         "../../envs/study.yaml"
+    resources:
+        **asked("other"),
     params:
         # No digest of the code: a better check trains nothing again that the old one let pass.
         run=lambda w: study.preflight_run(w.model, w.dataset).canonical_json(),
     shell:
-        "echo {params.run:q} > {output.run}; python -m stages.model.preflight {output.run} > {log} 2>&1"
+        "echo {params.run:q} > {output.run}; exec python -m stages.model.preflight {output.run} > {log} 2>&1"
 
 
 rule data_report:
@@ -79,8 +85,10 @@ rule data_report:
         "logs/benchmarks/data_report/{dataset}.tsv"
     conda:
         "../../envs/study.yaml"
+    resources:
+        **asked("other"),
     params:
         run=lambda wildcards: study.data_report_run(wildcards.dataset).canonical_json(),
         code=code_digest("stages.data.report"),
     shell:
-        "echo {params.run:q} > {output.run}; python -m stages.data.report {output.run} > {log} 2>&1"
+        "echo {params.run:q} > {output.run}; exec python -m stages.data.report {output.run} > {log} 2>&1"

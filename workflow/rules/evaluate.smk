@@ -21,14 +21,15 @@ rule evaluate:
         "../../envs/study.yaml"
     threads: study.compute.threads
     resources:
-        mem_mb=study.resources.memory_mb,
+        **asked("evaluate"),
     params:
         run=lambda w: study.evaluate_run(
             w.model, w.dataset, w.method, int(w.seed)
         ).canonical_json(),
         code=code_digest("stages.evaluation.evaluate"),
     shell:
-        "echo {params.run:q} > {output.run}; python -m stages.evaluation.evaluate {output.run} > {log} 2>&1"
+        "echo {params.run:q} > {output.run}; exec python -m stages.launch --gpus {resources.gpu}"
+        " stages.evaluation.evaluate {output.run} > {log} 2>&1"
 
 
 rule judge:
@@ -46,14 +47,14 @@ rule judge:
         "../../envs/study.yaml"
     threads: study.compute.threads
     resources:
-        mem_mb=study.resources.memory_mb,
+        **asked("other"),
     params:
         run=lambda w: study.judge_run(
             w.stage, w.model, w.dataset, w.method, int(w.seed)
         ).canonical_json(),
         code=code_digest("stages.evaluation.judge"),
     shell:
-        "echo {params.run:q} > {output.run}; python -m stages.evaluation.judge {output.run} > {log} 2>&1"
+        "echo {params.run:q} > {output.run}; exec python -m stages.evaluation.judge {output.run} > {log} 2>&1"
 
 
 SCORE_TABLES = [
@@ -108,8 +109,10 @@ rule scores:
         "logs/benchmarks/scores.tsv"
     conda:
         "../../envs/study.yaml"
+    resources:
+        **asked("other"),
     params:
         run=study.scores_run().canonical_json(),
         code=code_digest("stages.evaluation.score"),
     shell:
-        "echo {params.run:q} > {output.run}; python -m stages.evaluation.score {output.run} > {log} 2>&1"
+        "echo {params.run:q} > {output.run}; exec python -m stages.evaluation.score {output.run} > {log} 2>&1"

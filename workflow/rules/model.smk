@@ -26,12 +26,12 @@ rule pretrain:
         "../../envs/study.yaml"
     threads: study.compute.threads
     resources:
-        mem_mb=study.resources.memory_mb,
+        **asked("other"),
     params:
         run=lambda wildcards: study.pretrain_run(wildcards.model).canonical_json(),
         code=code_digest("stages.model.pretrain"),
     shell:
-        "echo {params.run:q} > {output.run}; python -m stages.model.pretrain {output.run} > {log} 2>&1"
+        "echo {params.run:q} > {output.run}; exec python -m stages.model.pretrain {output.run} > {log} 2>&1"
 
 
 rule base:
@@ -48,11 +48,13 @@ rule base:
         "logs/benchmarks/base/{model}.tsv"
     conda:
         "../../envs/study.yaml"
+    resources:
+        **asked("other"),
     params:
         run=lambda wildcards: study.base_run(wildcards.model).canonical_json(),
         code=code_digest("stages.model.base"),
     shell:
-        "echo {params.run:q} > {output.run}; python -m stages.model.base {output.run} > {log} 2>&1"
+        "echo {params.run:q} > {output.run}; exec python -m stages.model.base {output.run} > {log} 2>&1"
 
 
 rule base_models:

@@ -22,11 +22,13 @@ rule tables:
         "logs/benchmarks/tables.tsv"
     conda:
         "../../envs/study.yaml"
+    resources:
+        **asked("other"),
     params:
         run=study.tables_run().canonical_json(),
         code=code_digest("stages.report.tables"),
     shell:
-        "echo {params.run:q} > {output.run}; python -m stages.report.tables {output.run} > {log} 2>&1"
+        "echo {params.run:q} > {output.run}; exec python -m stages.report.tables {output.run} > {log} 2>&1"
 
 
 FIGURES = [
@@ -71,11 +73,13 @@ rule figures:
         "logs/benchmarks/figures.tsv"
     conda:
         "../../envs/study.yaml"
+    resources:
+        **asked("other"),
     params:
         run=study.figures_run().canonical_json(),
         code=code_digest("stages.report.figures"),
     shell:
-        "echo {params.run:q} > {output.run}; python -m stages.report.figures {output.run} > {log} 2>&1"
+        "echo {params.run:q} > {output.run}; exec python -m stages.report.figures {output.run} > {log} 2>&1"
 
 
 rule report:
@@ -111,8 +115,10 @@ rule report:
         "logs/benchmarks/report.tsv"
     conda:
         "../../envs/study.yaml"
+    resources:
+        **asked("other"),
     params:
         run=study.report_run(paper).canonical_json(),
         code=code_digest("stages.report.report"),
     shell:
-        "echo {params.run:q} > {output.run}; python -m stages.report.report {output.run} > {log} 2>&1"
+        "echo {params.run:q} > {output.run}; exec python -m stages.report.report {output.run} > {log} 2>&1"

@@ -17,16 +17,18 @@ rule sft:
         "logs/benchmarks/sft/{model}/{dataset}/{method}/seed{seed}.tsv"
     conda:
         "../../envs/study.yaml"
-    threads: study.compute.threads
+    threads: study.compute.threads * study.resources.sft.processes
     resources:
-        mem_mb=study.resources.memory_mb,
+        **asked("sft"),
     params:
         run=lambda w: study.sft_run(
             w.model, w.dataset, w.method, int(w.seed)
         ).canonical_json(),
         code=code_digest("stages.sft.train"),
     shell:
-        "echo {params.run:q} > {output.run}; python -m stages.sft.train {output.run} > {log} 2>&1"
+        "echo {params.run:q} > {output.run}; exec python -m stages.launch --nodes {resources.nodes}"
+        " --processes {resources.processes} --gpus {resources.gpu} stages.sft.train {output.run}"
+        " --sharded {resources.sharded} --save-every {resources.save_every} > {log} 2>&1"
 
 
 rule rl:
@@ -46,9 +48,9 @@ rule rl:
         "logs/benchmarks/rl/{model}/{dataset}/{method}/seed{seed}.tsv"
     conda:
         "../../envs/study.yaml"
-    threads: study.compute.threads
+    threads: study.compute.threads * study.resources.rl.processes
     resources:
-        mem_mb=study.resources.memory_mb,
+        **asked("rl"),
     params:
         run=lambda w: study.rl_run(
             w.model, w.dataset, w.method, int(w.seed)
@@ -57,4 +59,6 @@ rule rl:
         # in the run; who wants the new reward too forces it (--forcerun rl).
         code=code_digest("stages.rl.train", without=JUDGE),
     shell:
-        "echo {params.run:q} > {output.run}; python -m stages.rl.train {output.run} > {log} 2>&1"
+        "echo {params.run:q} > {output.run}; exec python -m stages.launch --nodes {resources.nodes}"
+        " --processes {resources.processes} --gpus {resources.gpu} stages.rl.train {output.run}"
+        " --sharded {resources.sharded} --save-every {resources.save_every} > {log} 2>&1"
