@@ -605,9 +605,23 @@ def test_a_worker_that_dies_at_work_gives_no_verdict() -> None:
         assert judge.verdicts([r"\boxed{\sqrt{4}}"], ["2"])[0]
         process = judge.workers[0].process
         assert process is not None
-        threading.Timer(0.5, process.kill).start()
+        threading.Timer(0.5, process.send_signal, [signal.SIGALRM]).start()  # as its own timer does
         verdicts = judge.verdicts([r"\boxed{10^{10^{10}}}", r"\boxed{\sqrt{9}}"], ["12", "3"])
         assert [verdict.outcome for verdict in verdicts] == ["timed out", "correct"]
+
+
+def test_what_a_job_is_told_does_not_reach_its_verdicts() -> None:
+    """Slurm says SIGTERM to all processes of a job, and the job finishes its step; a worker may also be shot alone."""
+    with Judge(workers=1, seconds=60.0) as judge:
+        assert judge.verdicts([r"\boxed{\sqrt{4}}"], ["2"])[0]
+        process = judge.workers[0].process
+        assert process is not None
+        process.terminate()
+        assert judge.verdicts([r"\boxed{\sqrt{16}}"], ["4"])[0] and judge.workers[0].process is process
+        process.send_signal(signal.SIGSTOP)  # so that it dies at work
+        threading.Timer(0.5, process.kill).start()
+        assert judge.verdicts([r"\boxed{\sqrt{9}}"], ["3"])[0]
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def run_worker(judge: str, memory: int) -> subprocess.CompletedProcess[str]:

@@ -11,6 +11,7 @@ import json
 import os
 import queue
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -57,15 +59,19 @@ class Worker:
         self.process: subprocess.Popen[bytes] | None = None
 
     def ask(self, task: Task, rules: JudgeRules) -> dict[str, Any] | None:
-        """The worker's reply; None if it took too long or died."""
+        """The worker's reply; None if it took too long or died of the task."""
         question = json.dumps({**task._asdict(), "rules": rules.model_dump()}) + "\n"
-        try:
+        for _ in range(2):
             process = self.process if self.process and self.process.poll() is None else self._start()
-            if line := _exchange(process, question.encode(), time.monotonic() + self.seconds):
-                return cast(dict[str, Any], json.loads(line))
-        except BrokenPipeError:
-            pass
-        self.stop()
+            with suppress(BrokenPipeError):
+                if line := _exchange(process, question.encode(), time.monotonic() + self.seconds):
+                    return cast(dict[str, Any], json.loads(line))
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.1)
+            was_killed = process.returncode == -signal.SIGKILL  # by somebody else, which says nothing about the task
+            self.stop()
+            if not was_killed:
+                return None
         return None
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -73,9 +79,18 @@ class Worker:
         command = [sys.executable, "-P", "-m", "stages.evaluation.answer_worker", str(self.seconds), str(self.memory)]
         root = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env={**os.environ, "PYTHONPATH": path}
-        )
+        # A scheduler says SIGTERM to all processes of a job; one that finishes its step needs its workers until then.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # what is blocked is inherited
+        try:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                bufsize=0,
+                env={**os.environ, "PYTHONPATH": path},
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         # Importing sympy takes longer than most answers and does not count against their time.
         if cast(IO[bytes], self.process.stdout).readline() != b"ready\n":
             raise RuntimeError(f"the judge's worker did not start: {' '.join(command)}")
