@@ -1,8 +1,10 @@
 """Files that appear whole or not at all."""
 
+import errno
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +37,58 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def unwritable(folder: Path) -> str | None:
+    """Why nothing can be written into a folder, or where it is to be made; None if something can.
+
+    Asked by writing, because neither permissions nor free blocks tell of quotas, and libraries hide the system's error.
+    """
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    try:
+        with tempfile.TemporaryFile(dir=existing) as probe:
+            probe.write(bytes(2**20))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        return f"{existing}: {why_full(error) or error.strerror}"
+    return None
+
+
+def why_full(error: BaseException | None) -> str | None:
+    """What to tell of an error whose cause is that a disk is full or must not be written; None for any other."""
+    while error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            advice = "" if error.errno == errno.EROFS else " (make room, then start again)"
+            return f"{os.strerror(error.errno).lower()}{advice}"
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_beginning(path: Path, size: int) -> str:
+    """Hex digest of a file's first bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while size and (part := file.read(min(size, 2**20))):
+            digest.update(part)
+            size -= len(part)
+    return digest.hexdigest()
+
+
+def synced(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_synced(path: Path, text: str) -> None:
+    """Write a file and wait until it is on the disk."""
+    path.write_text(text, encoding="utf-8")
+    synced(path)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -20,9 +21,19 @@ class _Lines:
         sys.stderr.flush()
 
 
-def progress(items: Iterable[Item], name: str, total: int | None = None) -> "tqdm[Item]":
-    """Iterate with a progress bar; `set_postfix` shows the latest numbers on it."""
+def progress(
+    items: Iterable[Item], name: str, total: int | None = None, done: int = 0, *, quiet: bool = False
+) -> "tqdm[Item]":
+    """Iterate with a progress bar; `set_postfix` shows the latest numbers on it.
+
+    Args:
+        items: what is still to be done.
+        name: before the bar.
+        total: of all items.
+        done: items that an earlier try did.
+        quiet: show nothing.
+    """
+    bar: Any = partial(tqdm, items, desc=name, total=total, initial=done, disable=quiet)
     if sys.stderr.isatty():
-        return tqdm(items, desc=name, total=total, dynamic_ncols=True)
-    log: Any = _Lines()
-    return tqdm(items, desc=name, total=total, file=log, mininterval=5, maxinterval=30, ascii=True, ncols=160)
+        return bar(dynamic_ncols=True)
+    return bar(file=_Lines(), mininterval=5, maxinterval=30, ascii=True, ncols=160)

@@ -6,9 +6,11 @@ import platform
 import re
 import subprocess
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from stages.files import sha256
 
@@ -18,17 +20,47 @@ PACKAGES = ("glassbox", "torch", "transformers", "tokenizers", "datasets", "math
 STARTED = time.time()  # a job imports this before it works
 
 
-def write_provenance(folder: Path, inputs: list[Path]) -> None:
-    """Write `folder`/provenance.json, when all else is done.
+Try = dict[str, Any]
+
+
+def this_try(after_step: int = 0, processes: int = 1, sharded: bool = False) -> Try:
+    """When, where and by how many processes a job is worked on, and what was done before.
 
     `seconds` are of wall-clock since this module was imported, which a job does before it works.
     """
-    provenance = {
+    return {
         "started": datetime.fromtimestamp(STARTED, UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.time() - STARTED, 1),
+        "seconds": seconds_so_far(),
+        "after_step": after_step,
+        "processes": processes,
+        "sharded": sharded,
+        "host": platform.node(),
         "hardware": hardware(),
+    }
+
+
+def seconds_so_far() -> float:
+    """Wall-clock seconds of this process."""
+    return round(time.time() - STARTED, 1)
+
+
+def write_provenance(folder: Path, inputs: list[Path], tries: Sequence[Try] = ()) -> None:
+    """Write `folder`/provenance.json, when all else is done.
+
+    Args:
+        folder: of the results.
+        inputs: files, whose hashes it tells.
+        tries: of a job that was stopped and resumed, or could have been; the last is this process's. `seconds` is what
+            they took together, until the state was saved that the next one went on from.
+    """
+    tried = [*tries[:-1], (tries[-1] if tries else this_try()) | {"seconds": seconds_so_far()}]
+    provenance = {
+        "started": tried[0]["started"],
+        "seconds": round(sum(one["seconds"] for one in tried), 1),
+        "hardware": hardware(),
+        **({"tries": tried} if tries else {}),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": package_versions(*PACKAGES),
         "commit": _commit(),
         "inputs": {str(path): sha256(path) for path in inputs},
     }
@@ -51,6 +83,11 @@ def _processor() -> str:
     except OSError:
         names = []
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def package_versions(*packages: str) -> dict[str, str | None]:
+    """Of packages as they are installed; None for one that is not."""
+    return {name: _version(name) for name in packages}
 
 
 def _version(package: str) -> str | None:

@@ -124,7 +124,7 @@ def test_the_loss_is_the_equations_sum(loss_average: str) -> None:
     random = torch.Generator().manual_seed(1)
     new, old, ref, advantages = (torch.randn(6, 5, generator=random, dtype=torch.float64) * mask for _ in range(4))
     loss = clipped_loss(new, old, ref, advantages, mask, epsilon=0.2)
-    found = ((loss.policy + 0.1 * loss.kl) * token_weights(mask, loss_average)).sum().item()
+    found = ((loss.policy + 0.1 * loss.kl) * token_weights(mask, loss_average, len(mask), int(mask.sum()))).sum().item()
 
     per_response, per_token = [], []
     for i in range(6):

@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText
 
 from stages.config import Compute, Sampling
 from stages.data.problem import Problem
-from stages.model.logprobs import response_logprobs
+from stages.model.logprobs import Scorer, response_logprobs
 from stages.model.vlm import VLM, load
 from stages.rl.data_flow import Queries, make_queries
 from stages.rl.response_collection import NativeCollector, Responses, choose
@@ -81,7 +81,7 @@ def test_sampled_and_scored_logprobs_are_those_of_a_plain_forward_pass(vlm: VLM,
     assert responses.mask.sum() > 50
     assert_close(responses.logprobs * responses.mask, plain, atol=1e-4, rtol=0)
     with torch.no_grad():
-        scored = response_logprobs(vlm.model, sequences_of(queries, responses))
+        scored = response_logprobs(Scorer(vlm.model), sequences_of(queries, responses))
     assert_close(scored, plain, atol=1e-4, rtol=0)
 
 

@@ -14,7 +14,7 @@ from stages.data.prepare import prepare
 from stages.data.problem import Problem, read_problems
 from stages.files import sha256
 from stages.model import base, preflight
-from stages.model.logprobs import response_logprobs
+from stages.model.logprobs import Scorer, response_logprobs
 from stages.model.vlm import VLM, frozen_copy, load
 from stages.records import read
 from stages.rl import train as rl
@@ -24,8 +24,9 @@ from stages.rl.policy_update import update_policy
 from stages.rl.response_collection import NativeCollector
 from stages.rl.trajectory_generation import Trajectory, make_trajectory
 from stages.sft import train as sft
-from stages.training.optimizer import Optimization
+from stages.training.learner import Learner
 from stages.training.schedule import batches
+from stages.training.world import Share, World
 from tests.conftest import PROMPT, RULES, judged
 from tests.test_algorithms import ADAMW, METHOD
 
@@ -67,16 +68,26 @@ def trajectory_of(vlm: VLM, problems: list[Problem], method: RL) -> Trajectory:
     sampling = method.sampling.model_copy(update={"max_new_tokens": 60})
     queries = make_queries(problems, vlm, method.group_size)
     responses = NativeCollector(vlm).collect(queries, [sampling] * len(queries), list(range(len(queries))))
-    return make_trajectory(queries, responses, vlm.model, frozen_copy(vlm.model), method, judged)
+    return make_trajectory(queries, responses, Scorer(vlm.model), Scorer(frozen_copy(vlm.model)), method, judged)
+
+
+def learner_of(vlm: VLM) -> Learner:
+    return Learner(vlm.model, ADAMW, 10, World())
+
+
+def everything(trajectory: Trajectory) -> Share:
+    """The share of the only process."""
+    rows = len(trajectory.queries)
+    return World().share(rows, rows)
 
 
 def gradients(vlm: VLM, trajectory: Trajectory, method: RL) -> list[Tensor]:
     """The gradient of one update, before clipping: with plain SGD of rate 1 it is how far the weights move."""
     before = [weight.detach().clone() for weight in vlm.model.parameters()]
     settings = ADAMW.model_copy(update={"clip_grad_norm": 1e9})
-    optimization = Optimization(vlm.model, settings, 10)
-    optimization.optimizer = torch.optim.SGD(optimization.weights, lr=1.0)
-    update_policy(vlm.model, optimization, trajectory, method)
+    learner = Learner(vlm.model, settings, 10, World())
+    learner.optimizer = torch.optim.SGD(learner.weights.values(), lr=1.0)
+    update_policy(learner, trajectory, method, everything(trajectory))
     moved = [b - w.detach() for b, w in zip(before, vlm.model.parameters(), strict=True)]
     with torch.no_grad():
         for weight, b in zip(vlm.model.parameters(), before, strict=True):
@@ -88,7 +99,7 @@ def gradients(vlm: VLM, trajectory: Trajectory, method: RL) -> list[Tensor]:
 def test_the_first_update_starts_at_ratio_one_and_no_kl(vlm: VLM, data: Path, method: RL) -> None:
     trajectory = trajectory_of(vlm, read_problems(data / "train.jsonl")[:4], method)
     assert_close(trajectory.old_logprobs, trajectory.ref_logprobs, atol=0, rtol=0)
-    (update,) = update_policy(vlm.model, Optimization(vlm.model, ADAMW, 10), trajectory, method)
+    (update,) = update_policy(learner_of(vlm), trajectory, method, everything(trajectory))
     assert update.ratio == pytest.approx(1, abs=1e-6)
     assert update.kl_loss == pytest.approx(0, abs=1e-9)
     assert update.clip_fraction == 0 and update.entropy > 0
@@ -97,7 +108,7 @@ def test_the_first_update_starts_at_ratio_one_and_no_kl(vlm: VLM, data: Path, me
 def test_only_the_language_model_moves(vlm: VLM, data: Path) -> None:
     before = {name: w.detach().clone() for name, w in vlm.model.named_parameters()}
     trajectory = trajectory_of(vlm, read_problems(data / "train.jsonl")[:4], METHOD)
-    update_policy(vlm.model, Optimization(vlm.model, ADAMW, 10), trajectory, METHOD)
+    update_policy(learner_of(vlm), trajectory, METHOD, everything(trajectory))
     for name, weight in vlm.model.named_parameters():
         assert torch.equal(weight, before[name]) == (".visual." in name) == (not weight.requires_grad), name
 
@@ -176,7 +187,7 @@ def test_a_response_that_was_cut_off_has_no_score(data: Path, monkeypatch: pytes
     queries = make_queries(problems, vlm, 2)
     short = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=40)
     responses = NativeCollector(vlm).collect(queries, [short] * 8, list(range(8)))
-    trajectory = make_trajectory(queries, responses, vlm.model, frozen_copy(vlm.model), METHOD, judged)
+    trajectory = make_trajectory(queries, responses, Scorer(vlm.model), Scorer(frozen_copy(vlm.model)), METHOD, judged)
     assert responses.finished.any() and not responses.finished.all()
     assert trajectory.scores.tolist() == [2.0 if finished else 0.0 for finished in responses.finished]
 
@@ -199,15 +210,15 @@ def test_a_trivial_reward_is_learnt(data: Path, monkeypatch: pytest.MonkeyPatch)
             "beta_loss": 0.0,
         }
     )
-    optimization = Optimization(vlm.model, ADAMW.model_copy(update={"learning_rate": 5e-4}), 1000)
-    reference = frozen_copy(vlm.model)
+    learner = Learner(vlm.model, ADAMW.model_copy(update={"learning_rate": 5e-4}), 1000, World())
+    reference = Scorer(frozen_copy(vlm.model))
     sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=60)
     shares = []
     for step in range(40):
         queries = make_queries(problems, vlm, 4)
         responses = NativeCollector(vlm).collect(queries, [sampling] * 64, [step * 64 + i for i in range(64)])
-        trajectory = make_trajectory(queries, responses, vlm.model, reference, method, judged)
-        update_policy(vlm.model, optimization, trajectory, method)
+        trajectory = make_trajectory(queries, responses, learner.policy, reference, method, judged)
+        update_policy(learner, trajectory, method, everything(trajectory))
         shares.append(trajectory.rewards["accuracy"].mean().item())
         if shares[-1] > 0.95:
             break
@@ -224,6 +235,7 @@ def run_settings(data: Path, out: Path, kind: str) -> dict[str, object]:
         "base": str(data / "base" / "checkpoint"),
         "data": str(data),
         "preflight": str(data / "preflight"),
+        "checkpoints": str(out.with_name(f"{out.name}.checkpoints")),
         "prompt": PROMPT,
         "compute": COMPUTE,
         "epochs": 2,
@@ -259,7 +271,7 @@ def test_sft_learns_its_solutions_and_nothing_of_the_question(data: Path, tmp_pa
     prompts = [vlm.render(problem) for problem in problems]
     labels = golden.response_ids[golden.response_mask]
     with torch.no_grad():
-        ours = -response_logprobs(vlm.model, golden).sum() / len(labels)
+        ours = -response_logprobs(Scorer(vlm.model), golden).sum() / len(labels)
         plain = []
         for prompt, problem in zip(prompts, problems, strict=True):
             text = prompt + problem.solution + "<|im_end|>"
@@ -285,6 +297,7 @@ def test_sft_without_solutions_says_so_and_writes_nothing(data: Path, tmp_path: 
 
 def test_a_response_that_cannot_fit_stops_before_the_model_is_loaded(data: Path, tmp_path: Path) -> None:
     method = METHOD.model_copy(update={"sampling": METHOD.sampling.model_copy(update={"max_new_tokens": 5000})})
+    (tmp_path / "base.json").write_text("{}")
     settings = run_settings(data, tmp_path / "out", "rl") | {"base": str(tmp_path / "nowhere")}
     with pytest.raises(SystemExit, match="and 5000 of response, but the model's context is 4096"):
         rl.train(RLRun(**settings, judge=RULES, settings=method))  # type: ignore[arg-type]

@@ -1,7 +1,8 @@
 """Answer the evaluation problems with every kept epoch of a run: `python -m stages.evaluation.evaluate RUN.json`.
 
 The paper's settings (Sec. 4) side by side: a problem's prompt is read once, and each of its responses has its own
-temperature and top_p. Every response is kept as a row of responses.jsonl; nothing is judged or averaged here.
+temperature and top_p. Every response is kept as a row of responses.jsonl; nothing is judged or averaged here. Stopped
+at any moment, it goes on with the problems that are not answered yet.
 """
 
 import sys
@@ -10,16 +11,15 @@ from pathlib import Path
 
 from stages.config import EvaluateRun, Sampling, load_run
 from stages.data.problem import Problem, read_problems
-from stages.files import whole_folder
-from stages.model.compute import set_up
 from stages.model.context import check_responses
 from stages.model.vlm import VLM, load
 from stages.progress import progress
-from stages.provenance import write_provenance
-from stages.records import ResponseRow, append
+from stages.records import ResponseRow
 from stages.rl.data_flow import make_queries
 from stages.rl.response_collection import NativeCollector
 from stages.seeds import seed_of
+from stages.training.checkpoint import remove_complete
+from stages.training.job import job
 from stages.training.weights import load_weights
 
 
@@ -57,44 +57,44 @@ def answer(run: EvaluateRun, vlm: VLM, epoch: int, split: str, problems: list[Pr
         )
 
 
-def evaluate(run: EvaluateRun, folder: Path) -> None:
-    """Write responses.jsonl for every epoch and split."""
-    check_responses(run.preflight, run.settings.splits, run.settings.max_new_tokens)
-    vlm = load(Path(run.base), run.compute, run.prompt)
+def evaluate(run: EvaluateRun) -> None:
+    """Write responses.jsonl for every epoch and split, some problems at a time."""
+    inputs = [
+        Path(run.base).with_name("base.json"),
+        *(Path(run.data, f"{split}.jsonl") for split in run.settings.splits),
+        *map(Path, run.weights.values()),
+    ]
+    with job(run, "stages.evaluation.evaluate", inputs) as of_run:
+        check_responses(run.preflight, run.settings.splits, run.settings.max_new_tokens)
+        vlm = load(Path(run.base), run.compute, run.prompt)
+        parts = list(parts_of(run))
+        done = of_run.begin()
+        loaded = 0
+        bar = progress(parts[done:], run.name, len(parts), done)
+        for epoch, split, problems in bar:
+            if epoch != loaded:
+                load_weights(Path(run.weights[str(epoch)]), vlm.model)
+                loaded = epoch
+            rows = list(answer(run, vlm, epoch, split, problems))
+            of_run.record("responses.jsonl", rows)
+            of_run.finish_step()
+            length = sum(row.length for row in rows) / len(rows)
+            bar.set_postfix(epoch=epoch, split=split, length=f"{length:.1f}", refresh=False)
+    of_run.checkpoints.remove()
+    if run.trained:  # Snakemake has accepted the training, or this would not run
+        remove_complete(Path(run.trained))
+
+
+def parts_of(run: EvaluateRun) -> Iterator[tuple[int, str, list[Problem]]]:
+    """(epoch, split, problems) that are answered side by side."""
     splits = {split: read_problems(Path(run.data, f"{split}.jsonl")) for split in run.settings.splits}
     samples = sum(setting.samples for setting in run.settings.settings.values())
     size = max(1, run.settings.batch_size // samples)
-    weights = {int(epoch): Path(run.weights[epoch]) for epoch in sorted(run.weights, key=int)}
-    parts = [
-        (epoch, split, problems[i : i + size])
-        for epoch in (weights or [0])
-        for split, problems in splits.items()
-        for i in range(0, len(problems), size)
-    ]
-    loaded = 0
-    bar = progress(parts, run.name)
-    for epoch, split, problems in bar:
-        if epoch != loaded:
-            load_weights(weights[epoch], vlm.model)
-            loaded = epoch
-        rows = list(answer(run, vlm, epoch, split, problems))
-        append(folder / "responses.jsonl", rows)
-        length = sum(row.length for row in rows) / len(rows)
-        bar.set_postfix(epoch=epoch, split=split, length=f"{length:.1f}", refresh=False)
-
-
-def main(path: str) -> None:
-    run = load_run(path, EvaluateRun)
-    set_up(run.compute)
-    try:
-        with whole_folder(Path(run.out)) as folder:
-            evaluate(run, folder)
-            inputs = [Path(run.data, f"{split}.jsonl") for split in run.settings.splits]
-            weights = [Path(path) for path in run.weights.values()]
-            write_provenance(folder, [Path(run.base).with_name("base.json"), *inputs, *weights])
-    except ValueError as mistake:
-        sys.exit(f"{run.name}: {mistake}")
+    for epoch in sorted(map(int, run.weights)) or [0]:
+        for split, problems in splits.items():
+            for i in range(0, len(problems), size):
+                yield epoch, split, problems[i : i + size]
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    evaluate(load_run(sys.argv[1], EvaluateRun))

@@ -8,7 +8,17 @@ from stages.config import Compute
 
 
 def set_up(compute: Compute) -> None:
-    """Threads as the run says, and only algorithms that give the same numbers each time."""
+    """Threads as the run says, and only algorithms that give the same numbers each time.
+
+    Raises:
+        ValueError: it asks for a GPU, and none can be seen.
+    """
+    if compute.device == "cuda" and not torch.cuda.is_available():
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        raise ValueError(
+            f"compute.device: cuda, but this job sees no GPU (CUDA_VISIBLE_DEVICES={seen!r}); is snakemake limited to "
+            "fewer (--resources gpu=N), or torch a build without CUDA?"
+        )
     torch.set_num_threads(compute.threads)
     if compute.device == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -6,7 +6,7 @@ Letters: B rows; Q, R tokens of the longest query, response; T all response toke
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from stages.model.vlm import hidden_states
@@ -71,9 +71,25 @@ def response_logits(model: PreTrainedModel, sequences: Sequences) -> Tensor:
     return logits.float()
 
 
-def response_logprobs(model: PreTrainedModel, sequences: Sequences) -> Tensor:
-    """[B, R] log-probability of each response token, 0 on padding."""
-    logprobs = response_logits(model, sequences).log_softmax(-1)
+class Scorer(nn.Module):
+    """A model whose forward pass is `response_logits`: DDP and FSDP2 see where a pass begins and ends."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, sequences: Sequences) -> Tensor:
+        return response_logits(self.model, sequences)
+
+
+def response_logprobs(scorer: nn.Module, sequences: Sequences) -> Tensor:
+    """[B, R] log-probability of each response token, 0 on padding.
+
+    Args:
+        scorer: a `Scorer`, or one that is distributed.
+        sequences: the responses.
+    """
+    logprobs = scorer(sequences).log_softmax(-1)
     chosen = logprobs.gather(1, sequences.response_ids[sequences.response_mask][:, None])[:, 0]
     return spread(chosen, sequences.response_mask)
 

@@ -5,7 +5,7 @@ Letters: B rows, Q tokens of a query, V image tokens of its picture, H width of 
 
 import copy
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +100,21 @@ class VLM:
             image_grid_thw=grids,
             attention_mask=inputs["attention_mask"],
         )
-        features = self.model.model.get_image_features(inputs["pixel_values"], grids).pooler_output
+        # One by one: what is computed of a picture must not depend on which others a resumed run still has to look at.
+        patches = inputs["pixel_values"].split(grids.prod(1).tolist())
         return [
-            Prompt(inputs["input_ids"][i, real], position_ids[:, i, real], grids[i], features[i].clone())
+            Prompt(
+                inputs["input_ids"][i, real],
+                position_ids[:, i, real],
+                grids[i],
+                self.model.model.get_image_features(patches[i], grids[i : i + 1]).pooler_output[0],
+            )
             for i, real in enumerate(mask)
         ]
+
+    def with_own_weights(self) -> "VLM":
+        """The same with a language model of its own, which is not trained; prompts are shared."""
+        return replace(self, model=frozen_copy(self.model))
 
     def render(self, problem: Problem) -> str:
         """A problem's prompt as text."""

@@ -100,11 +100,17 @@ ADVANTAGES: dict[str, Advantages] = {
 }
 
 
-def token_weights(mask: Tensor, loss_average: str) -> Tensor:
-    """[B, R] each token's weight in the mean of an update: within its response first (Eq. 1), or over all tokens."""
+def token_weights(mask: Tensor, loss_average: str, responses: int, tokens: int) -> Tensor:
+    """[B, R] each token's weight in the mean of an update: within its response first (Eq. 1), or over all tokens.
+
+    Args:
+        mask: [B, R]
+        loss_average: response or token.
+        responses, tokens: of the update, of all processes together.
+    """
     if loss_average == "response":
-        return mask / mask.sum(1, keepdim=True).clamp(min=1) / len(mask)
-    return mask / mask.sum()
+        return mask / mask.sum(1, keepdim=True).clamp(min=1) / responses
+    return mask / tokens
 
 
 @dataclass(frozen=True)

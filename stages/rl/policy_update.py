@@ -6,14 +6,14 @@ Letters: B responses of an update; R tokens of the longest; T all response token
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
 
 from stages.config import RL
-from stages.model.logprobs import Sequences, response_logits, spread
+from stages.model.logprobs import Sequences, spread
 from stages.rl.algorithms import ADVANTAGES, clipped_loss, k3, token_weights
 from stages.rl.trajectory_generation import Trajectory, sequences_of
-from stages.training.optimizer import Optimization
+from stages.training.learner import Learner
+from stages.training.world import Share
 
 
 @dataclass(frozen=True)
@@ -33,37 +33,44 @@ class Update:
     sampler_gap_max: float
 
 
-def update_policy(
-    policy: PreTrainedModel, optimization: Optimization, trajectory: Trajectory, method: RL
-) -> list[Update]:
-    """Go `ppo_epochs` times through a trajectory, an update for every `ppo_batch_size` responses."""
-    kl = k3(trajectory.old_logprobs, trajectory.ref_logprobs)
-    mask = trajectory.responses.mask
-    advantages = ADVANTAGES[method.algorithm](trajectory.scores, kl, trajectory.queries.group, mask, method)
-    rows = torch.arange(len(mask), device=mask.device)
+def update_policy(learner: Learner, trajectory: Trajectory, method: RL, share: Share) -> list[Update]:
+    """Go `ppo_epochs` times through a trajectory, an update for every `ppo_batch_size` responses.
+
+    Args:
+        learner: the policy.
+        trajectory: of this process.
+        method: the settings.
+        share: which rows of the whole batch it has.
+    """
+    advantages = advantages_of(trajectory, method, share)
+    rows = torch.arange(len(advantages), device=advantages.device)
     return [
-        _update(policy, optimization, trajectory, advantages, part, method)
+        _update(learner, trajectory, advantages, part, method)
         for _ in range(method.ppo_epochs)
-        for part in rows.split(method.ppo_batch_size)
+        for part in rows.split(method.ppo_batch_size // learner.world.size)
     ]
 
 
-def _update(
-    policy: PreTrainedModel,
-    optimization: Optimization,
-    trajectory: Trajectory,
-    advantages: Tensor,
-    rows: Tensor,
-    method: RL,
-) -> Update:
+def advantages_of(trajectory: Trajectory, method: RL, share: Share) -> Tensor:
+    """[B, R] of this process's responses, measured against those of all processes."""
+    mask = trajectory.responses.mask
+    kl = k3(trajectory.old_logprobs, trajectory.ref_logprobs)
+    group = trajectory.queries.group * share.world.size + share.world.rank  # no two processes share a problem
+    scores, kl, group, whole_mask = map(share.whole_tensor, (trajectory.scores, kl, group, mask))
+    return share.mine(ADVANTAGES[method.algorithm](scores, kl, group, whole_mask, method))[:, : mask.shape[1]]
+
+
+def _update(learner: Learner, trajectory: Trajectory, advantages: Tensor, rows: Tensor, method: RL) -> Update:
     """One optimiser step on some rows, its gradient gathered in backward batches."""
-    sums = torch.zeros(6, dtype=torch.float64, device=rows.device)
+    world = learner.world
+    sums = torch.zeros(5, dtype=torch.float64, device=rows.device)
     sequences = sequences_of(trajectory.queries, trajectory.responses).take(rows)
-    weights = token_weights(sequences.response_mask, method.loss_average)
+    responses, tokens = world.sum(torch.stack([rows.new_tensor(len(rows)), sequences.response_mask.sum()])).tolist()
+    weights = token_weights(sequences.response_mask, method.loss_average, responses, tokens)
     for part in sequences.by_length(method.ppo_backward_batch_size):
         batch, where = sequences.take(part), rows[part]
         mask = batch.response_mask
-        logprobs, entropy = _logprobs_and_entropy(policy, batch)
+        logprobs, entropy = _logprobs_and_entropy(learner.policy, batch)
         loss = clipped_loss(
             logprobs,
             trajectory.old_logprobs[where],
@@ -72,13 +79,12 @@ def _update(
             mask,
             method.epsilon,
         )
-        total = ((loss.policy + method.beta_loss * loss.kl) * weights[part]).sum()
-        total.backward()
-        columns = (loss.policy * weights[part], loss.kl * weights[part], loss.ratio, loss.clipped, entropy, mask)
+        learner.backward(((loss.policy + method.beta_loss * loss.kl) * weights[part]).sum())
+        columns = (loss.policy * weights[part], loss.kl * weights[part], loss.ratio, loss.clipped, entropy)
         sums += torch.stack([column.detach().double().sum() for column in columns])
-    policy_loss, kl_loss, ratio, clipped, entropy_sum, tokens = sums.tolist()
-    gap = (trajectory.responses.logprobs[rows] - trajectory.old_logprobs[rows]).abs() * sequences.response_mask
-    grad_norm, lr = optimization.step()
+    gaps = (trajectory.responses.logprobs[rows] - trajectory.old_logprobs[rows]).abs() * sequences.response_mask
+    policy_loss, kl_loss, ratio, clipped, entropy_sum = world.sum(sums).tolist()
+    grad_norm, lr = learner.step()
     return Update(
         loss=policy_loss + method.beta_loss * kl_loss,
         policy_loss=policy_loss,
@@ -88,15 +94,15 @@ def _update(
         entropy=entropy_sum / tokens,
         grad_norm=grad_norm,
         lr=lr,
-        tokens=int(tokens),
-        sampler_gap=gap.sum().item() / tokens,
-        sampler_gap_max=gap.max().item(),
+        tokens=tokens,
+        sampler_gap=world.sum(gaps.sum()).item() / tokens,
+        sampler_gap_max=max(world.gather(gaps.max().item())),
     )
 
 
-def _logprobs_and_entropy(policy: PreTrainedModel, batch: Sequences) -> tuple[Tensor, Tensor]:
+def _logprobs_and_entropy(policy: nn.Module, batch: Sequences) -> tuple[Tensor, Tensor]:
     """[B, R] log-probabilities of the response tokens, with gradient, and the policy's entropy there, without."""
-    full = response_logits(policy, batch).log_softmax(-1)
+    full = policy(batch).log_softmax(-1)
     chosen = full.gather(1, batch.response_ids[batch.response_mask][:, None])[:, 0]
     with torch.no_grad():
         entropy = -(full.exp() * full).sum(-1)

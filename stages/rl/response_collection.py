@@ -3,7 +3,7 @@
 Letters: B rows; Q, R tokens of the longest query, response; W words of the vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,6 +43,10 @@ class Responses:
 class Collector(Protocol):
     """Something that answers queries."""
 
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Take over the policy's trained weights, given one by one under their names."""
+        ...
+
     def collect(self, queries: Queries, sampling: Sequence[Sampling], seeds: Sequence[int]) -> Responses:
         """Answer each row with its own sampling and its own seed; a row's answer does not depend on the others."""
         ...
@@ -50,12 +54,22 @@ class Collector(Protocol):
 
 @dataclass
 class NativeCollector:
-    """Samples in process, from the very weights that are trained, so there is nothing to load.
+    """Samples in process, with transformers.
 
     A prompt's prefill is shared by its siblings, and rows that are finished leave the batch, some at a time.
+
+    Attributes:
+        vlm: the very model that is trained, or, where that one is cut into parts, a copy of its own.
     """
 
     vlm: VLM
+
+    @torch.no_grad()
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        own = dict(self.vlm.model.named_parameters())
+        for name, weight in weights:
+            if own[name] is not weight:
+                own[name].copy_(weight)
 
     @torch.no_grad()
     def collect(self, queries: Queries, sampling: Sequence[Sampling], seeds: Sequence[int]) -> Responses:

@@ -1,64 +1,82 @@
-"""Reinforcement learning from a base model: `python -m stages.rl.train RUN.json`.
+"""Reinforcement learning from a base model: `python -m stages.rl.train RUN.json [--sharded 1] [--save-every STEPS]`.
 
 The paper's four steps, once a generation step. Writes responses.jsonl, updates.jsonl and the weights of the epochs
-that are evaluated.
+that are evaluated. Stopped at any moment, it goes on where its state was last saved.
 """
 
 import dataclasses
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
 
 from stages.config import RLRun, load_run
 from stages.evaluation.answers import VERSION, Judge
+from stages.model.logprobs import Scorer
 from stages.model.vlm import frozen_copy
 from stages.progress import progress
-from stages.records import ResponseRow, UpdateRow, append
+from stages.records import ResponseRow, UpdateRow
 from stages.rl.data_flow import make_queries
 from stages.rl.policy_update import Update, update_policy
 from stages.rl.response_collection import NativeCollector
 from stages.rl.trajectory_generation import Trajectory, make_trajectory
 from stages.seeds import seed_of
-from stages.training.optimizer import Optimization
-from stages.training.run import save_epoch, training
+from stages.training.learner import Learner, distributed
+from stages.training.run import arguments, training
 from stages.training.schedule import batches, steps_per_epoch
 
 
-def train(run: RLRun) -> None:
-    """The RL loop in full."""
+def train(run: RLRun, *, sharded: bool = False, save_every: int = 50) -> None:
+    """The RL loop in full.
+
+    Args:
+        run: its settings.
+        sharded: of several processes, each holds a part of the weights.
+        save_every: generation steps between saved states.
+    """
     method = run.settings
     with (
-        training(run, method.sampling.max_new_tokens) as (problems, vlm, folder),
+        training(run, "stages.rl.train", method.sampling.max_new_tokens, sharded=sharded, save_every=save_every) as (
+            problems,
+            vlm,
+            job,
+        ),
         Judge(workers=run.compute.threads) as judge,
     ):
         judged = partial(judge.verdicts, rules=run.judge)
         steps = steps_per_epoch(len(problems), method.batch_size)
-        reference = frozen_copy(vlm.model)
-        optimization = Optimization(vlm.model, method.optimizer, run.epochs * steps * method.updates)
-        collector = NativeCollector(vlm)
-        schedule = progress(batches(problems, method.batch_size, run.epochs, run.seed), run.name, run.epochs * steps)
-        for epoch, generation_step, chosen in schedule:
+        collector = NativeCollector(vlm.with_own_weights() if job.world.sharded else vlm)
+        reference = distributed(Scorer(frozen_copy(vlm.model)), job.world)
+        learner = Learner(vlm.model, method.optimizer, run.epochs * steps * method.updates, job.world)
+        share = job.world.share(method.batch_size, block=method.ppo_batch_size // method.group_size)
+        done = job.begin(learner)
+        remaining = islice(batches(problems, method.batch_size, run.epochs, run.seed), done, None)
+        bar = progress(remaining, run.name, run.epochs * steps, done, quiet=not job.world.is_first)
+        for epoch, generation_step, chosen in bar:
+            mine = share.of(chosen)
             seeds = [
                 seed_of("response", run.seed, generation_step, problem.id, sample)
-                for problem in chosen
+                for problem in mine
                 for sample in range(method.group_size)
             ]
-            queries = make_queries(chosen, vlm, method.group_size)  # Step I
+            collector.load(learner.whole_weights())
+            queries = make_queries(mine, vlm, method.group_size)  # Step I
             responses = collector.collect(queries, [method.sampling] * len(queries), seeds)  # Step II
-            trajectory = make_trajectory(queries, responses, vlm.model, reference, method, judged)  # Step III
-            updates = update_policy(vlm.model, optimization, trajectory, method)  # Step IV
-            append(folder / "responses.jsonl", response_rows(run, epoch, generation_step, trajectory))
-            append(folder / "updates.jsonl", update_rows(run, epoch, generation_step, updates))
-            if generation_step % steps == 0:
-                save_epoch(folder, vlm, epoch, run)
-            schedule.set_postfix(summary(trajectory, epoch), refresh=False)
+            trajectory = make_trajectory(queries, responses, learner.policy, reference, method, judged)  # Step III
+            updates = update_policy(learner, trajectory, method, share.times(method.group_size))  # Step IV
+            rows = share.times(method.group_size).whole(response_rows(run, epoch, generation_step, trajectory))
+            job.record("responses.jsonl", rows)
+            job.record("updates.jsonl", update_rows(run, epoch, generation_step, updates))
+            if epoch_ends := generation_step % steps == 0:
+                job.save_epoch(epoch)
+            job.finish_step(epoch_ends)
+            bar.set_postfix(summary(rows, epoch), refresh=False)
 
 
-def response_rows(run: RLRun, epoch: int, generation_step: int, trajectory: Trajectory) -> Iterator[ResponseRow]:
+def response_rows(run: RLRun, epoch: int, generation_step: int, trajectory: Trajectory) -> list[ResponseRow]:
     """One row a response."""
     responses, queries = trajectory.responses, trajectory.queries
-    for i, problem in enumerate(queries.problems):
-        yield ResponseRow(
+    return [
+        ResponseRow(
             run=run.name,
             phase="train",
             split="train",
@@ -75,6 +93,8 @@ def response_rows(run: RLRun, epoch: int, generation_step: int, trajectory: Traj
             verdict=trajectory.verdicts[i].outcome,
             judge=VERSION,
         )
+        for i, problem in enumerate(queries.problems)
+    ]
 
 
 def update_rows(run: RLRun, epoch: int, generation_step: int, updates: list[Update]) -> Iterator[UpdateRow]:
@@ -84,11 +104,13 @@ def update_rows(run: RLRun, epoch: int, generation_step: int, updates: list[Upda
         yield UpdateRow(run.name, epoch, generation_step, gradient_step, **dataclasses.asdict(update))
 
 
-def summary(trajectory: Trajectory, epoch: int) -> dict[str, str]:
+def summary(rows: Sequence[ResponseRow], epoch: int) -> dict[str, str]:
     """What the progress bar shows of a generation step."""
-    reward, length = trajectory.rewards["accuracy"].mean(), trajectory.responses.mask.sum(1).float().mean()
-    return {"epoch": f"{epoch}", "accuracy": f"{reward.item():.3f}", "length": f"{length.item():.1f}"}
+    accuracy = sum(row.rewards["accuracy"] for row in rows) / len(rows)
+    length = sum(row.length for row in rows) / len(rows)
+    return {"epoch": f"{epoch}", "accuracy": f"{accuracy:.3f}", "length": f"{length:.1f}"}
 
 
 if __name__ == "__main__":
-    train(load_run(sys.argv[1], RLRun))
+    given = arguments()
+    train(load_run(given.run, RLRun), sharded=given.sharded, save_every=given.save_every)

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
 
 from stages.config import RL
 from stages.evaluation.answers import Verdict
@@ -49,12 +48,12 @@ def sequences_of(queries: Queries, responses: Responses) -> Sequences:
 def make_trajectory(
     queries: Queries,
     responses: Responses,
-    policy: PreTrainedModel,
-    reference: PreTrainedModel,
+    policy: nn.Module,
+    reference: nn.Module,
     method: RL,
     judge: Callable[[list[str], list[str]], list[Verdict]],
 ) -> Trajectory:
-    """Score responses by their rewards, and their tokens by policy and reference."""
+    """Score responses by their rewards, and their tokens by policy and reference (`Scorer`s)."""
     sequences = sequences_of(queries, responses)
     verdicts = judge(responses.texts, [problem.answer for problem in queries.problems])
     rewards = {
@@ -74,10 +73,10 @@ def make_trajectory(
 
 
 @torch.no_grad()
-def _logprobs(model: PreTrainedModel, sequences: Sequences, forward_batch_size: int) -> Tensor:
+def _logprobs(scorer: nn.Module, sequences: Sequences, forward_batch_size: int) -> Tensor:
     """[B, R] in batches of rows of like length."""
     found = torch.zeros(sequences.response_mask.shape, device=sequences.response_mask.device)
     for rows in sequences.by_length(forward_batch_size):
         part = sequences.take(rows)
-        found[rows] = response_logprobs(model, part)
+        found[rows] = response_logprobs(scorer, part)
     return found

@@ -1,10 +1,10 @@
-"""Supervised fine-tuning on golden solutions: `python -m stages.sft.train RUN.json`.
+"""Supervised fine-tuning on golden solutions: `python -m stages.sft.train RUN.json [--sharded 1] [--save-every STEPS]`.
 
 As many epochs as RL, the loss on the solution's tokens only. Writes updates.jsonl and the weights of the epochs that
-are evaluated.
+are evaluated. Stopped at any moment, it goes on where its state was last saved.
 """
 
-import sys
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -14,37 +14,48 @@ from stages.data.problem import Problem
 from stages.model.logprobs import Sequences, response_logprobs
 from stages.model.vlm import VLM
 from stages.progress import progress
-from stages.records import UpdateRow, append
+from stages.records import UpdateRow
 from stages.rl.data_flow import make_queries
-from stages.training.optimizer import Optimization
-from stages.training.run import save_epoch, training
+from stages.training.learner import Learner
+from stages.training.run import arguments, training
 from stages.training.schedule import batches, steps_per_epoch
 
 
-def train(run: SFTRun) -> None:
-    """The SFT loop in full."""
+def train(run: SFTRun, *, sharded: bool = False, save_every: int = 50) -> None:
+    """The SFT loop in full.
+
+    Args:
+        run: its settings.
+        sharded: of several processes, each holds a part of the weights.
+        save_every: updates between saved states.
+    """
     method = run.settings
-    with training(run, new_tokens=None) as (problems, vlm, folder):
+    with training(run, "stages.sft.train", None, sharded=sharded, save_every=save_every) as (problems, vlm, job):
         check_solutions(problems)
         steps = steps_per_epoch(len(problems), method.batch_size)
-        optimization = Optimization(vlm.model, method.optimizer, run.epochs * steps)
-        schedule = progress(batches(problems, method.batch_size, run.epochs, run.seed), run.name, run.epochs * steps)
-        for epoch, step, chosen in schedule:
-            sequences = golden_sequences(chosen, vlm)
-            tokens = int(sequences.response_mask.sum())
-            loss = 0.0
+        learner = Learner(vlm.model, method.optimizer, run.epochs * steps, job.world)
+        share = job.world.share(method.batch_size, block=method.batch_size)
+        done = job.begin(learner)
+        remaining = islice(batches(problems, method.batch_size, run.epochs, run.seed), done, None)
+        bar = progress(remaining, run.name, run.epochs * steps, done, quiet=not job.world.is_first)
+        for epoch, step, chosen in bar:
+            sequences = golden_sequences(share.of(chosen), vlm)
+            tokens = int(job.world.sum(sequences.response_mask.sum()))
+            loss = torch.zeros((), dtype=torch.float64)
             for rows in sequences.by_length(method.backward_batch_size):
-                part: Tensor = -response_logprobs(vlm.model, sequences.take(rows)).sum() / tokens
-                part.backward()
+                part: Tensor = -response_logprobs(learner.policy, sequences.take(rows)).sum() / tokens
+                learner.backward(part)
                 loss += part.item()
-            grad_norm, lr = optimization.step()
+            total = job.world.sum(loss).item()
+            grad_norm, lr = learner.step()
             row = UpdateRow(
-                run.name, epoch, 0, step, loss, None, None, None, None, None, grad_norm, lr, tokens, None, None
+                run.name, epoch, 0, step, total, None, None, None, None, None, grad_norm, lr, tokens, None, None
             )
-            append(folder / "updates.jsonl", [row])
-            if step % steps == 0:
-                save_epoch(folder, vlm, epoch, run)
-            schedule.set_postfix(epoch=epoch, loss=f"{loss:.3f}", refresh=False)
+            job.record("updates.jsonl", [row])
+            if epoch_ends := step % steps == 0:
+                job.save_epoch(epoch)
+            job.finish_step(epoch_ends)
+            bar.set_postfix(epoch=epoch, loss=f"{total:.3f}", refresh=False)
 
 
 def golden_sequences(problems: list[Problem], vlm: VLM) -> Sequences:
@@ -79,4 +90,5 @@ def check_solutions(problems: list[Problem]) -> None:
 
 
 if __name__ == "__main__":
-    train(load_run(sys.argv[1], SFTRun))
+    given = arguments()
+    train(load_run(given.run, SFTRun), sharded=given.sharded, save_every=given.save_every)

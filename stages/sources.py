@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 JUDGE = frozenset({"stages.evaluation.answers"})
-SETTINGS = {"stages.config", "stages.progress", "stages.provenance"}
+SETTINGS = {"stages.config", "stages.progress", "stages.provenance", "stages.sources"}
 
 
 def code_digest(module: str, without: Set[str] = frozenset()) -> str:
