@@ -9,8 +9,16 @@ min_version("9.20")
 sys.path.insert(0, workflow.basedir)
 
 from stages.config import load_study
+from stages.sources import JUDGE, code_digest
+from workflow import cluster
 from workflow.plan import plan
-from workflow.sources import JUDGE, code_digest
+
+if workflow.is_main_process:
+    told = cluster.command_line(sys.argv[1:], workflow.rundir)
+    if unknown := cluster.unknown_profile(
+        told.workflow_profile, workflow.rundir, workflow.basedir
+    ):
+        sys.exit(unknown)
 
 # One file is the whole study; it is not merged with another. `--configfile FILE` takes FILE instead.
 study_files = [*workflow.config_settings.configfiles] or [
@@ -47,6 +55,16 @@ wildcard_constraints:
     stage="rl|evaluate",
 
 
+# On a cluster these run where Snakemake does: they need the network, or a moment.
+localrules:
+    download,
+    base,
+    data_report,
+    tables,
+    figures,
+    report,
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/model.smk"
@@ -60,3 +78,9 @@ rule all:
     input:
         "results/report/report.html",
         expand("results/data/{dataset}/report.json", dataset=grid.datasets),
+
+
+if workflow.is_main_process and told.executor == "slurm":
+    mistakes = cluster.study_mistakes(workflow, told, study_files[-1])
+    if mistakes:
+        sys.exit("The cluster cannot run this study:\n" + "\n".join(mistakes))

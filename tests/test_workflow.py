@@ -4,18 +4,22 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 import yaml
 
 from stages.records import read
-from workflow.sources import code_digest, reached
+from stages.sources import code_digest, reached
 
 ROOT = Path(__file__).parent.parent
 PARTS = ["Snakefile", "stages", "workflow", "config", "models", "envs", "profiles"]
@@ -39,6 +43,15 @@ class Repository:
         environment = os.environ | {"PATH": path, "PYTHONPATH": modules}
         command = ["snakemake", "--cores", "2", "--configfile", study, *arguments]
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
+
+    def started(self, *arguments: str, study: str) -> subprocess.Popen[bytes]:
+        """Begin to run it; what it says goes nowhere."""
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        environment = os.environ | {"PATH": path, "PYTHONPATH": str(self.folder)}
+        command = ["snakemake", "--cores", "2", "--configfile", study, *arguments]
+        return subprocess.Popen(
+            command, cwd=self.folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
 
     def planned(self, study: str = "config/smoke.yaml") -> dict[str, int]:
         """How many jobs of each rule would run."""
@@ -100,6 +113,7 @@ def test_every_rule_has_left_its_files(finished: Repository) -> None:
     }
     leftovers = [path for path in results.rglob("*") if "partial" in path.name]
     assert not leftovers
+    assert not [path for path in (finished.folder / "checkpoints").rglob("*") if path.is_file()]
 
 
 def test_a_second_time_nothing_is_done(finished: Repository) -> None:
@@ -130,6 +144,70 @@ def test_an_rl_setting_runs_rl_again_and_what_follows(finished: Repository) -> N
 def test_an_evaluation_setting_trains_nothing_again(finished: Repository) -> None:
     study = finished.changed({"evaluate.max_new_tokens": 16})
     assert set(finished.planned(study)) == {"evaluate", "judge", "scores", "figures", "tables", "report"}
+
+
+def test_what_schedulers_are_told_runs_nothing_again(finished: Repository) -> None:
+    """A run may be gone on with by more processes, on another machine, with states saved less often."""
+    rl = {"memory_mb": 1000, "minutes": 9, "nodes": 1, "processes": 2, "sharded": True, "save_every": 7}
+    assert finished.planned(finished.changed({"resources.rl": rl})) == {}
+
+
+RL = "results/rl/qwen2_5_vl_tiny/geometry_vision"
+
+
+def test_a_job_that_is_told_to_stop_resumes_by_itself(finished: Repository, tmp_path: Path) -> None:
+    """SIGTERM, as Slurm sends it, and then SIGKILL; Snakemake tries again, as profiles/slurm has it."""
+    study = finished.changed({"data.geometry_vision.epochs": 8})
+    target = f"{RL}/grpo/seed0/responses.jsonl"
+    undisturbed = finished.snakemake("--directory", str(tmp_path / "undisturbed"), target, study=study)
+    assert undisturbed.returncode == 0, undisturbed.stderr[-3000:]
+    folder = tmp_path / "run"
+    running = finished.started("--directory", str(folder), "--retries", "2", target, study=study)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        seen = set(folder.glob("checkpoints/**/step*"))
+        wait_for(lambda seen=seen: set(folder.glob("checkpoints/**/step*")) - seen)
+        (trainer,) = trainers(folder)
+        if number == signal.SIGTERM:  # a second Snakemake on the same study says so, and disturbs nothing
+            second = finished.snakemake("--directory", str(folder), target, study=study)
+            assert second.returncode != 0 and "cannot be locked" in second.stderr + second.stdout
+        os.kill(trainer, number)
+        wait_for(lambda trainer=trainer: not Path(f"/proc/{trainer}").exists())
+    assert running.wait() == 0
+    log = (folder / "logs/rl/qwen2_5_vl_tiny/geometry_vision/grpo/seed0.log").read_text()
+    assert "resumes after step" in log
+    assert (folder / target).read_bytes() == (tmp_path / "undisturbed" / target).read_bytes()
+    tries = json.loads((folder / target).with_name("provenance.json").read_text())["tries"]
+    assert len(tries) == 3 and 0 == tries[0]["after_step"] < tries[1]["after_step"] < tries[2]["after_step"]
+    (state,) = folder.glob("checkpoints/rl/**/step*")  # until its evaluation has taken up the weights
+    assert state.name == "step000016"
+
+
+def wait_for(true: Callable[[], object], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def trainers(folder: Path) -> list[int]:
+    """Processes that train in a working directory."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        if process.info["cwd"] == str(folder) and "stages.rl.train" in (process.info["cmdline"] or []):
+            found.append(process.pid)
+    return found
+
+
+def test_several_processes_train_one_run(finished: Repository, tmp_path: Path) -> None:
+    """FSDP2 on two processes, started by accelerate as on GPUs; the records are those of the finished study."""
+    rl = {"memory_mb": 1000, "minutes": 9, "nodes": 1, "processes": 2, "sharded": True, "save_every": 1}
+    target = f"{RL}/grpo/seed0/responses.jsonl"
+    study = finished.changed({"resources.rl": rl})
+    ran = finished.snakemake("--directory", str(tmp_path / "two"), target, study=study)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert (tmp_path / "two" / target).read_bytes() == (finished.folder / target).read_bytes()
+    (one,) = json.loads((tmp_path / "two" / target).with_name("provenance.json").read_text())["tries"]
+    assert one["processes"] == 2 and one["sharded"]
 
 
 def test_the_judge_of_a_study_without_rl_samples_nothing_again(finished: Repository) -> None:
