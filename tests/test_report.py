@@ -461,6 +461,17 @@ def test_a_run_without_provenance_is_shown_with_dashes(tmp_path: Path) -> None:
     assert "6 runs took – of wall-clock" in words(text)
 
 
+def test_a_training_that_was_interrupted_is_shown_to_have_been(tmp_path: Path) -> None:
+    run = write_all(tmp_path, Shape())
+    path = Path(run.trained[0], "provenance.json")
+    assert "tries" not in words(report.page("x", Path(run.scores), Path(run.tables), Path(run.figures), run))
+    tries = [{"host": host, "after_step": step} for host, step in (("node1", 0), ("node2", 12), ("node1", 40))]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tries": tries}))
+    said = words(report.page("x", Path(run.scores), Path(run.tables), Path(run.figures), run))
+    assert said.count("in 3 tries") == 1
+    assert "Interrupted; 3 tries on node1, node2, resumed after step 12, 40." in said
+
+
 def test_checks_are_told_by_words_and_marks(text: str) -> None:
     said = words(text)
     assert "entropy_left ! suspicious 0.02 0.1 What entropy_left says." in said

@@ -50,6 +50,11 @@ class RunOfStudy:
     health: list[dict[str, Any]]
     marks: dict[str, int]
 
+    @property
+    def tries(self) -> int:
+        """Of its training, which may have been stopped and resumed."""
+        return len(self.jobs[0].provenance.get("tries", []))
+
 
 def runs(run: ReportRun, responses: pd.DataFrame, updates: pd.DataFrame, health: pd.DataFrame) -> list[RunOfStudy]:
     """The runs in the study's order."""
