@@ -24,7 +24,7 @@ base: .venv/ready  ## build the tiny base models again, in runs/pretrain
 	$(IN_ENVIRONMENT) snakemake --cores $(CORES) --configfile config/pretrain.yaml --directory runs/pretrain base_models
 
 test: .venv/ready  ## the test suite
-	$(IN_ENVIRONMENT) pytest -n 2 --dist loadfile tests/test_workflow.py tests  # the longest file first, and by one worker
+	$(IN_ENVIRONMENT) pytest -n 2 --dist loadfile tests/test_workflow.py tests/test_slurm.py tests/test_resume.py tests  # the longest first
 
 lint: .venv/ready  ## format, types, and who may import whom
 	$(IN_ENVIRONMENT) ruff check .

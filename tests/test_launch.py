@@ -5,6 +5,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -197,20 +198,20 @@ def test_locks_are_open_to_every_user_whatever_the_first_one_hides(tmp_path: Pat
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be two users")
-def test_two_users_do_not_get_the_same_device(tmp_path: Path) -> None:
-    environ = {"CUDA_VISIBLE_DEVICES": "a", "GLASSBOX_GPU_LOCKS": str(tmp_path / "locks")}
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
-    lease(1, environ)
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setuid(65534)
-            signal.alarm(2)  # the end, if it waits for the device
-            lease(1, environ)
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGALRM
+def test_two_users_do_not_get_the_same_device() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own is nobody else's to enter
+        Path(folder).chmod(0o755)
+        environ = {"CUDA_VISIBLE_DEVICES": "a", "GLASSBOX_GPU_LOCKS": f"{folder}/locks"}
+        lease(1, environ)
+        child = os.fork()
+        if child == 0:
+            try:
+                os.setuid(65534)
+                signal.alarm(2)  # the end, if it waits for the device
+                lease(1, environ)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGALRM
 
 
 # --- which devices there are -----------------------------------------------------------------------------------------
