@@ -86,12 +86,8 @@ def struck(driver: subprocess.Popen[bytes], chance: Random, tally: Tally) -> int
     jobs = {job: name for job in psutil.Process(driver.pid).children(recursive=True) if (name := stage_of(job))}
     if chance.random() < 0.15:
         shot(driver.pid, signal.SIGKILL, "driver", tally)
-        for (
-            job,
-            name,
-        ) in jobs.items():  # a training goes on alone, and the next one waits for it
-            if name not in LONG:
-                job.kill()
+        for job in (job for job, name in jobs.items() if name not in LONG):
+            job.kill()  # a training goes on alone instead, and the next one waits for it
         return 1
     if not jobs:
         return 0

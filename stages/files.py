@@ -69,6 +69,23 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class GrowingFile:
+    """A file that is only added to, and its hash; what was hashed before is not read again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.size = path, 0
+        self._digest = hashlib.sha256()
+
+    def sha256(self) -> tuple[int, str]:
+        """Its size in bytes and hex digest, as it is now."""
+        with self.path.open("rb") as file:
+            file.seek(self.size)
+            while part := file.read(2**20):
+                self._digest.update(part)
+                self.size += len(part)
+        return self.size, self._digest.hexdigest()
+
+
 def sha256_of_beginning(path: Path, size: int) -> str:
     """Hex digest of a file's first bytes."""
     digest = hashlib.sha256()

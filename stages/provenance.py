@@ -6,7 +6,7 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -44,12 +44,17 @@ def seconds_so_far() -> float:
     return round(time.time() - STARTED, 1)
 
 
-def write_provenance(folder: Path, inputs: list[Path], tries: Sequence[Try] = ()) -> None:
+def hashes(paths: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 of each file, by its path."""
+    return {str(path): sha256(path) for path in paths}
+
+
+def write_provenance(folder: Path, inputs: Mapping[str, str], tries: Sequence[Try] = ()) -> None:
     """Write `folder`/provenance.json, when all else is done.
 
     Args:
         folder: of the results.
-        inputs: files, whose hashes it tells.
+        inputs: hashes of the files that the results come from.
         tries: of a job that was stopped and resumed, or could have been; the last is this process's. `seconds` is what
             they took together, until the state was saved that the next one went on from.
     """
@@ -62,7 +67,7 @@ def write_provenance(folder: Path, inputs: list[Path], tries: Sequence[Try] = ()
         "python": platform.python_version(),
         "packages": package_versions(*PACKAGES),
         "commit": _commit(),
-        "inputs": {str(path): sha256(path) for path in inputs},
+        "inputs": dict(inputs),
     }
     (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
 

@@ -219,11 +219,12 @@ def test_a_broken_transfer_goes_on_where_it_broke(
 
 
 def test_files_that_came_are_not_fetched_again(hub: Hub, run: Run, tmp_path: Path) -> None:
-    hub.fail = [("GET .*/train.*", 500)] * 5
+    # The last of the files: whether others come after one that failed is a race in the library.
+    hub.fail = [("GET .*/README.*", 500)] * 5
     refused(run())
     before = len(hub.fetched())
     download(run())
-    assert hub.fetched()[before:] == [TRAIN]
+    assert {TRAIN, TEST} < set(hub.fetched()[:before]) and hub.fetched()[before:] == ["README.md"]
     assert contents(tmp_path / "out")[TEST] == FILES[TEST]
 
 

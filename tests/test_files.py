@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.files import link_or_copy, sha256, whole_folder
+from stages.files import GrowingFile, link_or_copy, sha256, whole_folder
 
 
 def names(folder: Path) -> set[str]:
@@ -58,3 +58,13 @@ def test_what_a_killed_job_left_is_not_taken_over(tmp_path: Path) -> None:
 def test_sha256_is_the_standard_one(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc" * 100_000)
     assert sha256(tmp_path / "x") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+def test_the_hash_of_a_growing_file_is_that_of_all_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"one\n")
+    file = GrowingFile(path)
+    assert file.sha256() == (4, sha256(path))
+    with path.open("ab") as rows:
+        rows.write(b"two\n" * 500_000)
+    assert file.sha256() == (2_000_004, sha256(path)) == file.sha256()

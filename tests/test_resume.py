@@ -162,7 +162,7 @@ def test_with_no_good_state_it_begins_again(data: Path, undisturbed: Path, tmp_p
     resumed = start(run)
     assert resumed.wait() == 0
     assert resumed.text.count("is torn") == 2 and "resumes" not in resumed.text
-    assert "no state is whole, so the job begins anew" in resumed.text
+    assert "no state can be used, so the job begins anew" in resumed.text
     assert (states / "refused/step000002").is_dir()
     assert results(Path(run.out)) == results(undisturbed / "reinforce_plus_plus/results")
 
@@ -191,12 +191,24 @@ def test_a_state_of_something_else_is_refused_by_the_differing_key(
         path.write_text(sealed(State(**state)))
     resumed = start(run)
     assert resumed.wait() == 0
-    assert f"step000002 is refused, and put aside: {'.'.join(keys)} is {value!r} there and " in resumed.text
+    assert f"step000002 is refused: {'.'.join(keys)} is {value!r} there and " in resumed.text
     assert "resumes" not in resumed.text
     assert results(Path(run.out)) == results(undisturbed / "reinforce_plus_plus/results")
-    (note,) = json.loads(Path(run.out, "provenance.json").read_text())["tries"][-1]["notes"]
+    note, _ = json.loads(Path(run.out, "provenance.json").read_text())["tries"][-1]["notes"]
     assert repr(before) in note
     assert (states / "refused/records/responses.jsonl").is_file()  # nothing is lost
+
+
+def test_what_is_put_aside_is_not_lost_beside_a_torn_state(data: Path, undisturbed: Path, tmp_path: Path) -> None:
+    run, states = stopped_after(2, data, undisturbed, tmp_path / "run")
+    (states / "step000002/state.json").write_text("")
+    other = states / "step000001/state.json"
+    state = json.loads(other.read_text())["state"]
+    other.write_text(sealed(State(**(state | {"identity": state["identity"] | {"code": "another"}}))))
+    resumed = start(run)
+    assert resumed.wait() == 0 and "step000001 is refused: code is 'another'" in resumed.text
+    assert {path.name for path in (states / "refused").iterdir()} == {"records", "step000001", "step000002"}
+    assert (states / "refused/records/responses.jsonl").is_file()
 
 
 def test_another_setting_begins_in_a_folder_of_its_own_and_says_why(

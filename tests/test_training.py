@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from stages.config import RL, SFT, BaseRun, Compute, GeneratedProblems, PreflightRun, RLRun, Sampling, SFTRun
+from stages.config import RL, SFT, RLRun, Sampling, SFTRun
 from stages.data.boxes import boxed
-from stages.data.prepare import prepare
 from stages.data.problem import Problem, read_problems
 from stages.files import sha256
-from stages.model import base, preflight
 from stages.model.logprobs import Scorer, response_logprobs
 from stages.model.vlm import VLM, frozen_copy, load
 from stages.records import read
@@ -29,9 +27,8 @@ from stages.training.schedule import batches
 from stages.training.world import Share, World
 from tests.conftest import PROMPT, RULES, judged
 from tests.test_algorithms import ADAMW, METHOD
+from tests.tries import COMPUTE, MODELS, prepared
 
-MODELS = Path(__file__).parent.parent / "models"
-COMPUTE = Compute(device="cpu", dtype="float32", threads=1)
 METHODS = {
     "reinforce_plus_plus": METHOD,
     "grpo": METHOD.model_copy(update={"algorithm": "grpo"}),
@@ -40,23 +37,7 @@ METHODS = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    settings = GeneratedProblems(source="generated", mode="text", seed=0, train=16, validation=4, test=4)
-    prepare(settings, folder)
-    base_run = BaseRun(out=str(folder / "base"), model="tiny", checkpoint=str(MODELS / "qwen2_5_vl_tiny"))
-    (folder / "base.run.json").write_text(base_run.canonical_json())
-    base.main(str(folder / "base.run.json"))
-    checked = PreflightRun(
-        out=str(folder / "preflight"),
-        model="tiny",
-        dataset="text",
-        base=str(folder / "base" / "checkpoint"),
-        data=str(folder),
-        prompt=PROMPT,
-    )
-    (folder / "preflight.run.json").write_text(checked.canonical_json())
-    preflight.main(str(folder / "preflight.run.json"))
-    return folder
+    return prepared(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(params=["qwen2_5_vl_tiny", "qwen2_vl_tiny"])

@@ -11,7 +11,7 @@ from stages.config import JudgeRun, load_run
 from stages.evaluation.answers import VERSION, Judge
 from stages.files import whole_folder
 from stages.progress import progress
-from stages.provenance import write_provenance
+from stages.provenance import hashes, write_provenance
 from stages.records import VerdictRow, append, read
 
 PART = 10_000  # responses
@@ -35,7 +35,7 @@ def main(path: str) -> None:
     run = load_run(path, JudgeRun)
     with whole_folder(Path(run.out)) as folder:
         judge(run, folder)
-        write_provenance(folder, [Path(run.responses, "responses.jsonl")])
+        write_provenance(folder, hashes([Path(run.responses, "responses.jsonl")]))
 
 
 if __name__ == "__main__":

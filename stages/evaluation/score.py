@@ -28,7 +28,7 @@ from stages.evaluation.reflection import words_in
 from stages.evaluation.rows import CELL, judged
 from stages.files import whole_folder
 from stages.progress import progress
-from stages.provenance import write_provenance
+from stages.provenance import hashes, write_provenance
 from stages.records import read
 
 Tables = dict[str, pd.DataFrame]
@@ -358,7 +358,7 @@ def score_files(given: argparse.Namespace) -> None:
         raise ValueError(f"--kind: {', '.join(sorted(unused))} is no method of these files ({', '.join(methods)})")
     with whole_folder(given.out) as folder:
         write(tables, found, methods, scores, folder)
-        write_provenance(folder, [source.path for source in sources])
+        write_provenance(folder, hashes(source.path for source in sources))
     columns_shown = [*RUN, "split", "epoch", "setting", "problems", "samples", "accuracy", "mean_accuracy", "no_answer"]
     print(tables["accuracy"][columns_shown].to_string(index=False, float_format="{:.3f}".format))
     print(f"Tables: {given.out}")
@@ -409,7 +409,8 @@ def main(arguments: Sequence[str]) -> None:
             tables, found = score(runs_of(run), methods, run.settings, judge, updates)
         with whole_folder(Path(run.out)) as folder:
             write(tables, found, methods, run.settings, folder)
-            write_provenance(folder, [Path(part.verdicts, "verdicts.jsonl") for part in (*run.trained, *run.evaluated)])
+            verdicts = [Path(part.verdicts, "verdicts.jsonl") for part in (*run.trained, *run.evaluated)]
+            write_provenance(folder, hashes(verdicts))
     except (ValueError, OSError) as mistake:
         sys.exit(str(mistake))
 

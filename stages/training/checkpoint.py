@@ -34,7 +34,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from stages.files import sha256, sha256_of_beginning, synced, unwritable, why_full, write_synced
+from stages.files import GrowingFile, sha256, sha256_of_beginning, synced, unwritable, why_full, write_synced
 from stages.training.world import World
 
 KEPT = 2
@@ -92,6 +92,7 @@ class Checkpoints:
         self.folder = root / digest[:12]
         self.records = self.folder / "records"
         self.notes: list[str] = []
+        self._tables: dict[str, GrowingFile] = {}
         self.saved: int | None = None  # step of the last good state
 
     @contextmanager
@@ -157,8 +158,7 @@ class Checkpoints:
             try:
                 state = read_state(path)
                 if differing := differences(state.identity, self.identity):
-                    self._note(f"{path} is refused, and put aside: {'; '.join(differing)}")
-                    self._put_aside()
+                    self._note(f"{path} is refused: {'; '.join(differing)}")
                     break
                 check(path, state, self.records)
             except TornError as reason:
@@ -170,8 +170,8 @@ class Checkpoints:
         if found:
             for path in torn:
                 shutil.rmtree(path)
-        elif torn:
-            self._note(f"{self.folder}: no state is whole, so the job begins anew; what there is lies in refused/")
+        elif any(self.folder.glob("step*")):
+            self._note(f"{self.folder}: no state can be used, so the job begins anew; what there is lies in refused/")
             self._put_aside()
         if not found:
             self._name_others()
@@ -267,7 +267,7 @@ class Checkpoints:
             synced(path)
         weights = sorted(self.records.glob("weights/*.safetensors"))
         return (
-            {table.name: (table.stat().st_size, sha256(table)) for table in tables},
+            {table.name: self._tables.setdefault(table.name, GrowingFile(table)).sha256() for table in tables},
             {path.relative_to(self.records).as_posix(): path.stat().st_size for path in weights},
         )
 

@@ -3,16 +3,16 @@
 import logging
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
 from stages.config import ModelRun, TrainRun
-from stages.files import link_or_copy, sha256, synced, unwritable, whole_folder, why_full
+from stages.files import link_or_copy, synced, unwritable, whole_folder, why_full
 from stages.model.compute import set_up
-from stages.provenance import Try, package_versions, seconds_so_far, this_try, write_provenance
+from stages.provenance import Try, hashes, package_versions, seconds_so_far, this_try, write_provenance
 from stages.records import Row, append
 from stages.sources import ROOT, code_digest
 from stages.training import stop
@@ -94,7 +94,7 @@ class Job:
             )
             sys.exit(stop.AGAIN)
 
-    def publish(self, inputs: list[Path]) -> None:
+    def publish(self, inputs: Mapping[str, str]) -> None:
         """Put the records where the run wants them, whole.
 
         What is published stays among the saved states as well, until somebody has taken it up (`Checkpoints.remove`):
@@ -143,14 +143,14 @@ def job(run: ModelRun, module: str, inputs: list[Path], *, sharded: bool = False
         identity = {
             "run": run.model_dump(mode="json"),
             "code": code_digest(module),
-            "inputs": {str(path): sha256(path) for path in inputs},
+            "inputs": (hashed := hashes(inputs)),
             "packages": package_versions("torch", "transformers"),
         }
         checkpoints = Checkpoints(Path(run.checkpoints), identity, world)
         with checkpoints.held():
             done = Job(run, world, checkpoints, save_every)
             yield done
-            done.publish(inputs)
+            done.publish(hashed)
     except Exception as error:
         if isinstance(error, ValueError) and _is_ours(error.__traceback__):
             sys.exit(f"{run.name}: {error}")

@@ -1,7 +1,7 @@
 """What the trainers of SFT and RL begin with."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,11 +45,11 @@ class Arguments:
     save_every: int
 
 
-def arguments(given: Sequence[str] | None = None) -> Arguments:
+def arguments() -> Arguments:
     """Read `RUN.json [--sharded 1] [--save-every STEPS]`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("run", help="run.json")
     parser.add_argument("--sharded", type=int, choices=(0, 1), default=0, help="cut weights into parts (FSDP2)")
     parser.add_argument("--save-every", type=int, default=50, help="steps between saved states (default: 50)")
-    found = parser.parse_args(given)
+    found = parser.parse_args()
     return Arguments(found.run, bool(found.sharded), found.save_every)
