@@ -20,7 +20,7 @@ def main() -> None:
         study = ["--configfile", str(HERE / "real_data.yaml"), "--directory", folder]
         subprocess.run(["snakemake", "--cores", "all", *study], check=True, cwd=HERE.parent)
         results = Path(folder, "results")
-        table = pd.DataFrame([account(path, results) for path in sorted(results.glob("data/*/report.json"))])
+        table = pd.DataFrame([account(path, results) for path in sorted(results.glob("data_report/*/report.json"))])
     print(f"\n{(time.monotonic() - start) / 60:.1f} minutes")
     print(table.to_markdown(index=False))
 

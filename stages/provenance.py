@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.files import sha256
+from stages.sources import results_digest
 
 PACKAGES = ("glassbox", "torch", "transformers", "tokenizers", "datasets", "math-verify", "numpy", "pandas", "pillow")
 
@@ -64,12 +66,28 @@ def write_provenance(folder: Path, inputs: Mapping[str, str], tries: Sequence[Tr
         "seconds": round(sum(one["seconds"] for one in tried), 1),
         "hardware": hardware(),
         **({"tries": tried} if tries else {}),
+        **made_by(),
         "python": platform.python_version(),
         "packages": package_versions(*PACKAGES),
         "commit": _commit(),
         "inputs": dict(inputs),
+        "outputs": {str(path.relative_to(folder)): sha256(path) for path in written(folder)},
     }
     (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+
+
+def written(folder: Path) -> list[Path]:
+    """The files that a job has written; run.json, which says what it was asked, is the rule's."""
+    files = (path for path in sorted(folder.rglob("[!.]*")) if path.is_file())
+    return [path for path in files if path.name not in ("run.json", "provenance.json")]
+
+
+def made_by() -> dict[str, dict[str, str]]:
+    """The stage that this process is, and the digest of the code that its results depend on; nothing in a test."""
+    spec = sys.modules["__main__"].__spec__
+    if spec is None or not spec.name.startswith("stages."):
+        return {}
+    return {"made_by": {"module": spec.name, "code": results_digest(spec.name)}}
 
 
 def hardware() -> dict[str, str | int | float | None]:

@@ -12,8 +12,24 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-JUDGE = frozenset({"stages.evaluation.answers"})
+# What of a stage's code makes its results no others: a corrected judge trains nothing again, nor does a better check of
+# what the old one let pass.
+NO_REASON = {
+    "stages.rl.train": {"stages.evaluation.answers"},
+    "stages.model.preflight": {"stages.model.preflight"},
+}
 SETTINGS = {"stages.config", "stages.progress", "stages.provenance", "stages.sources"}
+
+
+def results_digest(module: str) -> str:
+    """`code_digest` of the code whose change makes a stage's results other ones: what a rule carries."""
+    return code_digest(module, NO_REASON.get(module, frozenset()))
+
+
+def files_of_results(module: str) -> list[Path]:
+    """The files whose code `results_digest` is of."""
+    paths = map(_path, sorted(reached(module, NO_REASON.get(module, frozenset()))))
+    return [path for path in paths if path]
 
 
 def code_digest(module: str, without: Set[str] = frozenset()) -> str:

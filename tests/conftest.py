@@ -43,7 +43,7 @@ STUDY: dict[str, Any] = {
         "seeds": [1, 2],
         "skip": ["mine/sft"],
         "evaluate_every": 2,
-        "keep_weights": True,
+        "keep_weights": {"every": 1, "best": True, "last": True},
     },
     "download": {
         "repository": {

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from stages.config import Evaluated, ReportRun
+from stages.config import Evaluated, ReportRun, digest
 from stages.data.problem import Problem, write_problems
+from stages.evaluation import shown
 from stages.records import ResponseRow, VerdictRow, append
 from tests.conftest import STUDY
 
@@ -61,7 +62,7 @@ class Shape:
 
 
 def write_all(folder: Path, shape: Shape) -> ReportRun:
-    """Every file that the page reads, and the run that names them."""
+    """Every file that the page is made of, those that scores are made of beside them, and the run of the page."""
     scores, tables, figures = (folder / name for name in ("scores", "tables", "figures"))
     for path in (scores, tables, figures):
         path.mkdir(parents=True)
@@ -69,15 +70,20 @@ def write_all(folder: Path, shape: Shape) -> ReportRun:
         table.to_csv(scores / f"{name}.csv", index=False)
     (scores / "methods.json").write_text(json.dumps({method: KINDS[method] for method in shape.methods}))
     (scores / "findings.json").write_text(json.dumps(findings(shape)))
-    data = {dataset: _data(folder / "data" / dataset, shape) for dataset in shape.datasets}
-    (scores / "gallery.jsonl").write_text("".join(json.dumps(row) + "\n" for row in gallery(shape, data)))
+    data = {dataset: str(_data(folder / "data" / dataset, shape)) for dataset in shape.datasets}
+    trained = [_job(folder / KINDS[run[2]], run) for run in shape.runs if run[2] != "vanilla"]
+    evaluated = [_evaluated(folder, run, shape) for run in shape.runs]
+    answered = [part.responses for part in evaluated]
+    samples = shown.samples(evaluated, data, "validation", shape.settings[-1])
+    shown.write_with_pictures(pd.DataFrame(gallery(shape, data)), scores / "gallery.jsonl")
+    shown.write_with_pictures(samples, scores / "samples.jsonl")
+    shown.write_runs(trained, answered, scores / "runs.jsonl")
     table3(shape).to_csv(tables / "table3.csv", index=False)
     for dataset, kind in product(shape.datasets, ("accuracy", "training", "words")):
         (figures / f"{kind}_tiny_{dataset}.svg").write_text(SVG)
         pd.DataFrame({"x": range(250), "y": [None, *range(249)]}).to_csv(
             figures / f"{kind}_tiny_{dataset}.csv", index=False
         )
-    trained = [_job(folder / KINDS[run[2]], run) for run in shape.runs if run[2] != "vanilla"]
     study = json.loads(json.dumps(STUDY)) | {"scores": SCORES}
     study["study"]["methods"] = list(shape.methods)
     study["study"]["datasets"] = list(shape.datasets)
@@ -88,10 +94,7 @@ def write_all(folder: Path, shape: Shape) -> ReportRun:
         scores=str(scores),
         tables=str(tables),
         figures=str(figures),
-        trained=tuple(trained),
-        evaluated=tuple(_evaluated(folder, run, shape) for run in shape.runs),
-        setting=shape.settings[-1],
-        data={dataset: str(path) for dataset, path in data.items()},
+        runs=dict.fromkeys([*trained, *answered], digest(SETTINGS)),
         settings=study,
         paper=paper(study),
     )
@@ -238,7 +241,7 @@ def findings(shape: Shape) -> list[dict[str, Any]]:
     ]
 
 
-def gallery(shape: Shape, data: dict[str, Path]) -> list[dict[str, Any]]:
+def gallery(shape: Shape, data: dict[str, str]) -> list[dict[str, Any]]:
     """Six changes to the better and one to the worse of every RL run's first data set."""
     begin = shape.text.index("wait")
     return [
@@ -259,7 +262,7 @@ def gallery(shape: Shape, data: dict[str, Path]) -> list[dict[str, Any]]:
             "begin": begin,
             "end": begin + len("wait"),
             "question": "Is 5 < 6?",
-            "image": str(data[run[1]] / "images/p_1.png") if rank < 3 else "gone.png",
+            "image": f"{data[run[1]]}/images/p_1.png" if rank < 3 else "gone.png",
             "rank": rank,
         }
         for run in shape.of_rl[:1]
@@ -283,6 +286,9 @@ def table3(shape: Shape) -> pd.DataFrame:
 # --- files of runs ---------------------------------------------------------------------------------------------------
 
 
+SETTINGS = {"epochs": 8, "settings": {"optimizer": {"betas": [0.9, 0.95]}, "note": None}}
+
+
 def _data(folder: Path, shape: Shape) -> Path:
     (folder / "images").mkdir(parents=True)
     problems = []
@@ -298,8 +304,7 @@ def _job(stage: Path, run: tuple[str, str, str, int]) -> str:
     model, dataset, method, seed = run
     folder = stage / model / dataset / method / f"seed{seed}"
     folder.mkdir(parents=True)
-    settings = {"epochs": 8, "settings": {"optimizer": {"betas": [0.9, 0.95]}, "note": None}}
-    (folder / "run.json").write_text(json.dumps(settings))
+    (folder / "run.json").write_text(json.dumps(SETTINGS))
     provenance = {
         "started": "2026-11-27T20:25:44+00:00",
         "seconds": 74.2,

@@ -1,6 +1,7 @@
 """A mistake in a study stops it with its place; a changed setting reaches the jobs that depend on it and no others."""
 
 import ast
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from stages import config
-from stages.config import EvaluateRun, RealProblems, RLRun, Settings, SFTRun, Study, load_run, load_study
+from stages.config import EvaluateRun, RealProblems, RLRun, Settings, SFTRun, Study, digest, load_run, load_study
 from stages.evaluation.health import ABOUT
 from stages.rl.rewards import REWARDS
 
@@ -394,7 +395,7 @@ def test_the_last_epoch_is_always_evaluated(raw_study: RawStudy, write_study: Wr
     weights = study.evaluate_run("tiny", "text", "grpo", 2).weights
     assert list(weights) == ["2", "3"]
     for epoch, path in weights.items():
-        assert path.startswith("results/rl/tiny/text/grpo/seed2/")
+        assert path.startswith("results/weights/rl/tiny/text/grpo/seed2/")
         assert path.endswith(f"epoch{epoch}.safetensors")
     assert study.evaluate_run("tiny", "text", "vanilla", 2).weights == {}
 
@@ -454,6 +455,20 @@ def test_a_changed_setting_touches_the_jobs_it_is_about(
     after = runs(load_study(write_study(changed(raw_study, path, value))))
     # The report shows every setting.
     assert {name for name in before if before[name] != after[name]} == touched | {"report"}
+
+
+def test_the_report_asks_for_the_settings_that_each_job_has_written_down(
+    raw_study: RawStudy, write_study: Write
+) -> None:
+    study = load_study(write_study(raw_study))
+    asked = study.report_run(study).runs
+    trained = {f"results/{kind}/{cell}" for kind in ("sft", "rl") for cell in study.cells([kind])}
+    assert set(asked) == trained | {f"results/evaluate/{cell}" for cell in study.cells()}
+    for run in (study.rl_run(*CELL, "grpo", 1), study.evaluate_run(*CELL, "vanilla", 2)):
+        assert asked[run.out] == hashlib.sha256(run.canonical_json().encode()).hexdigest()[:12]
+        assert digest(json.loads(run.canonical_json() + "\n")) == asked[run.out]
+    more = load_study(write_study(changed(raw_study, "resources.rl.minutes", 7)))
+    assert more.report_run(more).runs == asked
 
 
 def test_order_of_keys_changes_no_job(raw_study: RawStudy, write_study: Write) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from stages.config import load_study
 from workflow.plan import plan
 
+NONE = {"every": None, "best": False, "last": False}
 Write = Callable[[dict[str, Any]], Path]
 
 
@@ -36,7 +37,7 @@ def test_runs_responses_steps_and_gigabytes_by_hand(
 
 
 def test_what_is_not_known_is_said(raw_study: dict[str, Any], write_study: Write, tmp_path: Path) -> None:
-    raw_study["study"] |= {"models": ["tiny"], "datasets": ["mine"], "skip": [], "keep_weights": False}
+    raw_study["study"] |= {"models": ["tiny"], "datasets": ["mine"], "skip": [], "keep_weights": NONE}
     raw_study["download"]["repository"]["revision"] = "main"
     found = lines(raw_study, write_study)
     assert found[2].endswith(", removed when their run is evaluated: up to 0 GB a run.")
@@ -52,7 +53,7 @@ def test_what_is_not_known_is_said(raw_study: dict[str, Any], write_study: Write
 
 def test_the_weights_of_a_run_lie_side_by_side(raw_study: dict[str, Any], write_study: Write, tmp_path: Path) -> None:
     raw_study["study"] |= {"models": ["given"], "datasets": ["text"], "methods": ["grpo"], "skip": []}
-    raw_study["study"]["keep_weights"] = False
+    raw_study["study"]["keep_weights"] = NONE
     path = write_study(raw_study)
     (tmp_path / "models/given/model.safetensors").write_bytes(bytes(500_000_000))
     third = plan(load_study(path)).splitlines()[2]  # two seeds, epochs 2 and 3

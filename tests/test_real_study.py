@@ -78,9 +78,9 @@ def study(repository: Repository, **changes: Any) -> str:
             "study.datasets": ["theirs"],
             "study.methods": ["vanilla", "reinforce_plus_plus"],
             "study.seeds": [0],
-            "study.keep_weights": False,
+            "study.keep_weights": {"every": None, "best": True, "last": False},
             "download": {"theirs": download},
-            "data": {"theirs": {"epochs": 1, "judge": rules, "problems": problems}},
+            "data": {"theirs": {"epochs": 2, "judge": rules, "problems": problems}},
             "prompt.instruction": "Put it in a box.",
             **changes,
         }
@@ -93,18 +93,21 @@ def test_from_the_hub_to_the_report(repository: Repository, hub: Hub) -> None:
     assert ran.returncode == 0, ran.stderr[-3000:] + logs[-10000:]
     results = repository.folder / "results"
     assert json.loads((results / "download/theirs/download.json").read_text())["commit"] == COMMIT
-    rows = json.loads((results / "data/theirs/report.json").read_text())["splits"]["train"]
+    rows = json.loads((results / "data_report/theirs/report.json").read_text())["splits"]["train"]
     assert rows["rows"] == {"read": 12, "kept": 10, "taken": 10}
     assert rows["dropped_for"] == {"no number: 'C'": 1, "no question": 1}
     accuracy = pd.read_csv(results / "scores/accuracy.csv")
     assert set(accuracy["problems"]) == {4}
     assert (results / "report/report.html").is_file()
     train = read(results / f"rl/{CELL}/reinforce_plus_plus/seed0/responses.jsonl")
-    assert len(train) == 8 and train["verdict"].notna().all()  # ten problems are one batch of eight
+    assert len(train) == 2 * 8 and train["verdict"].notna().all()  # ten problems are one batch of eight
     settings = json.loads((results / f"evaluate/{CELL}/vanilla/seed0/run.json").read_text())
     assert settings["prompt"]["instruction"] == "Put it in a box."
-    # The weights were evaluated and are gone; nothing is missed because of that, nor because the hub is.
-    assert not list(results.rglob("*/weights/*"))
+    # The best epoch's weights are kept, the others gone; nothing is missed because of that, nor because the hub is.
+    kept = results / f"weights/rl/{CELL}/reinforce_plus_plus/seed0"
+    (epoch,) = json.loads((kept / "kept.json").read_text())["epochs"]
+    assert [path.name for path in (kept / "epochs").glob("*.safetensors")] == [f"epoch{epoch}.safetensors"]
+    assert not list((repository.folder / "trained").rglob("*.safetensors"))
     hub.close()
     assert repository.planned("config/changed.yaml") == {}
 

@@ -4,17 +4,21 @@ import base64
 import html
 import json
 import re
+import shutil
+from collections.abc import Callable
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from stages.config import load_study
+from stages.config import ReportRun, load_study
 from stages.report import embedding, gallery, headline, page, report, runs, settings, shading
+from stages.report.cell import read_rows
 from stages.report.figures import FIGURES
 from tests.conftest import STUDY
 from tests.reported import HOSTILE, SVG, Shape, score_tables, write_all
@@ -54,11 +58,15 @@ class Document(HTMLParser):
         return [str(attributes[attribute]) for _, attributes in self.elements if attribute in attributes]
 
 
+def written(folder: Path, run: ReportRun) -> str:
+    """The file of the page's run."""
+    (folder / "run.json").write_text(run.canonical_json())
+    return str(folder / "run.json")
+
+
 def reported(folder: Path, shape: Shape | None = None) -> str:
     """The page of a study, made as its rule makes it."""
-    run = write_all(folder, shape or Shape())
-    (folder / "run.json").write_text(run.canonical_json())
-    report.main(str(folder / "run.json"))
+    report.main(written(folder, write_all(folder, shape or Shape())))
     return (folder / "report/report.html").read_text(encoding="utf-8")
 
 
@@ -85,7 +93,7 @@ def text(folder: Path) -> str:
 
 
 def test_the_page_is_one_file_that_asks_for_no_other(folder: Path, text: str) -> None:
-    assert [path.name for path in (folder / "report").iterdir()] == ["report.html"]
+    assert {path.name for path in (folder / "report").iterdir()} == {"report.html", "provenance.json"}
     document = Document(text)
     addresses = [value for name in ("src", "href", "srcset", "action", "poster") for value in document.all(name)]
     assert addresses and all(value.startswith(("data:", "#")) for value in addresses)
@@ -119,6 +127,18 @@ def test_equal_files_give_an_equal_page(tmp_path: Path) -> None:
     assert once == twice
 
 
+def test_scores_that_were_moved_away_from_their_study_give_an_equal_page(tmp_path: Path) -> None:
+    run = write_all(tmp_path / "study", Shape())
+    report.main(written(tmp_path, run))
+    beside = Path(run.out, "report.html").read_bytes()
+    parts = {name: str(tmp_path / "elsewhere" / name) for name in ("scores", "tables", "figures")}
+    for name, path in parts.items():
+        shutil.copytree(getattr(run, name), path)
+    shutil.rmtree(tmp_path / "study")
+    report.main(written(tmp_path, run.model_copy(update=parts | {"out": str(tmp_path / "page")})))
+    assert (tmp_path / "page/report.html").read_bytes() == beside
+
+
 def test_hostile_responses_are_shown_as_they_are(text: str) -> None:
     document = Document(text)
     assert len(document.named("script")) == 1  # the page's own
@@ -133,8 +153,7 @@ def test_half_a_character_does_not_stop_the_page(tmp_path: Path) -> None:
     kept = Path(run.scores, "gallery.jsonl")
     row = json.loads(kept.read_text().splitlines()[0])
     kept.write_text(json.dumps({**row, "text": "wait, \ud83d!", "begin": 0, "end": 4}))
-    (tmp_path / "run.json").write_text(run.canonical_json())
-    report.main(str(tmp_path / "run.json"))
+    report.main(written(tmp_path, run))
     assert "<mark>wait</mark>, ?!" in (tmp_path / "report/report.html").read_text(encoding="utf-8")
 
 
@@ -160,6 +179,11 @@ def test_every_grid_has_a_page(tmp_path: Path, shape: Shape) -> None:
 
 def test_scores_of_responses_from_elsewhere_need_no_study(tmp_path: Path) -> None:
     run = write_all(tmp_path, Shape())
+    text = report.page("mine", Path(run.scores), Path(run.tables), Path(run.figures))
+    sections = [str(section["id"]) for section in Document(text).named("section")]
+    assert sections == ["findings", "table3", "figures", "gallery", "responses", "runs"]
+    for name in ("samples", "runs"):
+        Path(run.scores, f"{name}.jsonl").unlink()
     text = report.page("mine", Path(run.scores), Path(run.tables), Path(run.figures))
     sections = [str(section["id"]) for section in Document(text).named("section")]
     assert sections == ["findings", "table3", "figures", "gallery"]
@@ -423,11 +447,20 @@ def test_the_first_two_problems_are_printed_with_the_first_response(text: str) -
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
+def jobs(run: ReportRun) -> list[dict[str, Any]]:
+    """What every training and evaluation wrote down about itself."""
+    return read_rows(Path(run.scores, "runs.jsonl"))
+
+
+def write_jobs(run: ReportRun, rows: list[dict[str, Any]]) -> None:
+    Path(run.scores, "runs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def test_a_run_tells_what_it_took(tmp_path: Path) -> None:
     shape = Shape()
     tables = score_tables(shape)
     run = write_all(tmp_path, shape)
-    found = runs.runs(run, tables["responses"], tables["updates"], tables["health"])
+    found = runs.runs(jobs(run), tables["responses"], tables["updates"], tables["health"])
     grpo = next(one for one in found if (one.where, one.who) == ("tiny on text", "GRPO, seed 1"))
     # 2 epochs x 2 splits x (1600 + 200) responses of 40.5 tokens; 4 steps of 100 with 50; 4 updates of 64.
     assert grpo.tokens == {"train": 20000, "evaluate": 291600, "updates": 256}
@@ -449,27 +482,52 @@ def test_a_run_tells_what_it_took(tmp_path: Path) -> None:
 def test_lengths_in_characters_are_no_tokens(tmp_path: Path) -> None:
     tables = score_tables(Shape())
     run = write_all(tmp_path, Shape())
-    found = runs.runs(run, tables["responses"].assign(unit="characters"), tables["updates"], tables["health"])
+    found = runs.runs(jobs(run), tables["responses"].assign(unit="characters"), tables["updates"], tables["health"])
     assert found[0].tokens == {}
 
 
 def test_a_run_without_provenance_is_shown_with_dashes(tmp_path: Path) -> None:
     run = write_all(tmp_path, Shape())
-    for path in tmp_path.rglob("provenance.json"):
-        path.unlink()
+    write_jobs(run, [job | {"provenance": {}} for job in jobs(run)])
     text = report.page("x", Path(run.scores), Path(run.tables), Path(run.figures), run)
     assert "6 runs took – of wall-clock" in words(text)
 
 
 def test_a_training_that_was_interrupted_is_shown_to_have_been(tmp_path: Path) -> None:
     run = write_all(tmp_path, Shape())
-    path = Path(run.trained[0], "provenance.json")
+    told = jobs(run)
     assert "tries" not in words(report.page("x", Path(run.scores), Path(run.tables), Path(run.figures), run))
     tries = [{"host": host, "after_step": step} for host, step in (("node1", 0), ("node2", 12), ("node1", 40))]
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"tries": tries}))
+    training = next(job for job in told if job["phase"] == "train")
+    training["provenance"]["tries"] = tries
+    write_jobs(run, told)
     said = words(report.page("x", Path(run.scores), Path(run.tables), Path(run.figures), run))
     assert said.count("in 3 tries") == 1
     assert "Interrupted; 3 tries on node1, node2, resumed after step 12, 40." in said
+
+
+@pytest.mark.parametrize(
+    ("change", "mistake"),
+    [
+        (lambda rows: rows[2]["settings"].update(epochs=9), "{0} ran with other settings than the study has now"),
+        (lambda rows: rows.pop(2), "no {0}, which the study has"),
+        (lambda rows: rows.append(rows[2] | {"folder": "results/rl/x"}), "results/rl/x is no run of the study"),
+        (lambda rows: rows.clear(), "no .*, which the study has"),
+    ],
+    ids=["changed", "missing", "more", "none"],
+)
+def test_scores_of_other_runs_than_the_studys_are_refused(
+    tmp_path: Path, change: Callable[[list[dict[str, Any]]], object], mistake: str
+) -> None:
+    run = write_all(tmp_path, Shape())
+    rows = jobs(run)
+    folder = rows[2]["folder"]
+    change(rows)
+    write_jobs(run, rows)
+    end = r" \(scores of another study, .*\); run `snakemake --cores all`, or give the study they are of$"
+    with pytest.raises(SystemExit, match=f"^{run.scores}: {mistake.format(folder)}{end}"):
+        report.main(written(tmp_path, run))
+    assert not Path(run.out).exists()
 
 
 def test_checks_are_told_by_words_and_marks(text: str) -> None:

@@ -307,12 +307,13 @@ def test_a_disk_that_is_full_when_results_are_published(data: Path, undisturbed:
     small = tmp_path / "small"
     mounted(small, 2_000)  # less than the weights, which cannot be links on another file system
     try:
-        run = again("sft", data, undisturbed, tmp_path / "run").model_copy(update={"out": str(small / "results")})
+        there = {"out": str(small / "results"), "weights": str(small / "results/weights")}
+        run = again("sft", data, undisturbed, tmp_path / "run").model_copy(update=there)
         hindered = start(run)
         assert hindered.wait() == 1
         assert "no space left on device (make room, then start again)" in hindered.text
         assert "Traceback" not in hindered.text
-        assert not (small / "results").exists() and not list(small.iterdir())
+        assert not [path for path in small.rglob("*") if path.is_file()]
         subprocess.run(["mount", "-o", "remount,size=80000k", small], check=True)
         resumed = start(run)
         assert resumed.wait() == 0 and "resumes after step 4" in resumed.text

@@ -1,6 +1,7 @@
 """Scoring a study and anybody's responses: which tables there are, and that they need no deep learning."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from stages.config import Evaluated, JudgeRun, ScoresRun, load_scores
 from stages.evaluation import judge, score
@@ -17,6 +19,7 @@ from stages.evaluation.answers import VERSION
 from stages.evaluation.rows import judged
 from stages.records import ResponseRow, UpdateRow, VerdictRow, append, read
 from stages.report import __main__ as page
+from stages.report.cell import read_rows
 from tests.conftest import RULES
 
 ROOT = Path(__file__).parent.parent
@@ -54,6 +57,7 @@ STEP = replace(
 )
 UPDATE = UpdateRow(ROW.run, 1, 1, 1, 0.5, 0.4, 0.1, 1.0, 0.0, 0.7, 1.0, 1e-3, 10, 1e-7, 1e-6)
 SAMPLES = {"b": 1, "a": 2}
+SETTINGS = {"seed": 1, "settings": {"learning_rate": 1e-12}}
 
 
 def written(folder: Path, rows: list[ResponseRow]) -> Evaluated:
@@ -61,6 +65,7 @@ def written(folder: Path, rows: list[ResponseRow]) -> Evaluated:
     responses, verdicts = folder / "run" / rows[0].run, folder / "judge" / rows[0].run
     responses.mkdir(parents=True)
     append(responses / "responses.jsonl", rows)
+    (responses / "run.json").write_text(json.dumps(SETTINGS))
     run = JudgeRun(out=str(verdicts), responses=str(responses), workers=1, settings=RULES)
     (folder / "run.json").write_text(run.canonical_json())
     judge.main(str(folder / "run.json"))
@@ -131,12 +136,14 @@ def scored(tmp_path: Path) -> Run:
         evaluated.append(written(tmp_path / method, rows))
     trained = written(tmp_path / "trained", [STEP, replace(STEP, problem="q", verdict="incorrect")])
     append(Path(trained.responses, "updates.jsonl"), [UPDATE])
-    tuned = tmp_path / "tuned"
-    tuned.mkdir()
+    tuned = tmp_path / "tuned" / "tiny" / "text" / "sft" / "seed1"
+    tuned.mkdir(parents=True)
+    (tuned / "run.json").write_text(json.dumps(SETTINGS))
     step = replace(UPDATE, run="tiny/text/sft/seed1", ratio=None, entropy=None, sampler_gap=None, tokens=77)
     append(tuned / "updates.jsonl", [step])
     data = tmp_path / "data"
-    data.mkdir()
+    (data / "images").mkdir(parents=True)
+    Image.new("RGB", (8, 8), "red").save(data / "images/p.png")
     problem = {"id": "p", "question": "1?", "answer": "1", "solution": "", "image": "images/p.png", "type": "sums"}
     (data / "test.jsonl").write_text(json.dumps(problem) + "\n")
 
@@ -148,6 +155,7 @@ def scored(tmp_path: Path) -> Run:
             evaluated=tuple(evaluated),
             samples=SAMPLES,
             order=tuple(SAMPLES),
+            setting="a",
             methods=(("vanilla", "vanilla"), ("rl", "rl")),
             data={"text": str(data)},
             rules={"text": RULES},
@@ -165,7 +173,7 @@ def tables(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {path.stem: pd.read_csv(path) for path in folder.glob("*.csv")}
     found |= {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
     found["problems"] = pd.read_parquet(folder / "problems.parquet")
-    found["gallery"] = [json.loads(line) for line in (folder / "gallery.jsonl").read_text().split("\n") if line]
+    found |= {path.stem: read_rows(path) for path in folder.glob("*.jsonl")}
     return found
 
 
@@ -199,17 +207,39 @@ def test_what_was_rewarded_otherwise_is_suspicious(scored: Run) -> None:
     assert health.loc["kl", "verdict"] == "sound"
 
 
-def test_an_answer_that_changed_is_in_the_gallery_with_its_question(scored: Run) -> None:
+def test_an_answer_that_changed_is_in_the_gallery_with_its_question(scored: Run, tmp_path: Path) -> None:
     found = scored()
     counts = found["changes"].set_index("phase").loc["train"]
     assert (counts["stated"], counts["wrong_to_right"]) == (2, 2)
     shown = {row["problem"]: row for row in found["gallery"]}
     assert set(shown) == {"p", "q"}
     assert shown["p"]["question"] == "1?" and shown["q"]["question"] == ""
-    assert shown["p"]["image"].endswith("data/images/p.png")
+    picture = tmp_path / "scores" / shown["p"]["image"]
+    assert picture.read_bytes() == (tmp_path / "data/images/p.png").read_bytes()
+    assert shown["q"]["image"] == ""
     row = shown["p"]
     assert (row["first"], row["wanted"], row["found"], row["change"]) == ("3", "1", "1", "wrong to right")
     assert row["text"][row["begin"] : row["end"]] == "Wait."
+
+
+def test_scores_alone_make_the_page_with_runs_and_first_responses(
+    scored: Run, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    scored(methods=(("vanilla", "vanilla"), ("sft", "sft"), ("rl", "rl")))
+    page.main([str(tmp_path / "scores"), "--out", str(tmp_path / "page")])
+    away = tmp_path_factory.mktemp("away")
+    for name in ("scores", "page"):
+        shutil.move(tmp_path / name, away / name)
+    shutil.rmtree(tmp_path)
+    page.main([str(away / "scores"), "--out", str(away / "again")])
+    beside, alone = (
+        {path.relative_to(away / name): path.read_bytes() for path in (away / name).rglob("*") if path.is_file()}
+        for name in ("page", "again")
+    )
+    assert alone == beside
+    text = alone[Path("report.html")].decode()
+    assert text.count('alt="The picture of problem p"') == 2  # in the gallery, and among the first responses
+    assert '<section id="runs"' in text and "learning_rate" in text
 
 
 def test_a_study_without_rl_has_empty_tables(scored: Run) -> None:
@@ -223,8 +253,8 @@ def test_a_study_without_rl_has_empty_tables(scored: Run) -> None:
 
 def test_equal_responses_give_equal_bytes(scored: Run, tmp_path: Path) -> None:
     def written() -> dict[str, bytes]:
-        files = (path for path in (tmp_path / "scores").iterdir() if path.name != "provenance.json")  # tells the time
-        return {path.name: path.read_bytes() for path in files}
+        files = (path for path in (tmp_path / "scores").rglob("*") if path.is_file())
+        return {path.name: path.read_bytes() for path in files if path.name != "provenance.json"}  # tells the time
 
     scored()
     once = written()
@@ -285,6 +315,27 @@ def test_anybodys_scores_make_a_page(tmp_path: Path) -> None:
     assert (tmp_path / "page/tables/table3.tex").is_file()
     with pytest.raises(SystemExit, match=r"nowhere"):
         page.main([str(tmp_path / "nowhere"), "--out", str(tmp_path / "another")])
+
+
+def test_pictures_of_anybodys_responses_are_taken_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder, colour in (("a", "red"), ("b", "blue")):
+        Path(folder).mkdir()
+        Image.new("RGB", (8, 8), colour).save(f"{folder}/1.png")
+    Path("secret.txt").write_text("no picture")
+    images = ["a/1.png", str(tmp_path / "b/1.png"), "gone.png", "secret.txt", "x" * 300 + ".png", None]
+    rows = [
+        {"id": i, "response": "1+1=3. Wait. \\boxed{2}", "answer": "2", "image": image}
+        for i, image in enumerate(images)
+    ]
+    Path("rl.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    score.main(["rl.jsonl", "--out", "scores"])
+    kept = {row["problem"]: row["image"] for row in tables(tmp_path / "scores")["gallery"]}
+    assert [kept[str(i)] for i in range(2, 6)] == [""] * 4
+    for i in range(2):
+        assert kept[str(i)].startswith("pictures/")
+        assert Path("scores", kept[str(i)]).read_bytes() == Path(images[i] or "").read_bytes()
+    assert len(list(Path("scores/pictures").iterdir())) == 2
 
 
 def test_methods_of_other_names_are_compared_with_those_before_them(tmp_path: Path) -> None:

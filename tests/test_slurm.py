@@ -173,8 +173,8 @@ def prepared(whole: tuple[Run, set[GPU]], folder: Path) -> Path:
 
 
 def same_training(run: Run, other: Run) -> bool:
-    ours, theirs = run.folder / "results" / RL, other.folder / "results" / RL
-    files = [Path("responses.jsonl"), Path("updates.jsonl"), Path(f"weights/epoch{EPOCHS}.safetensors")]
+    ours, theirs = run.folder / "results", other.folder / "results"
+    files = [f"{RL}/responses.jsonl", f"{RL}/updates.jsonl", f"weights/{RL}/epochs/epoch{EPOCHS}.safetensors"]
     return all((ours / file).read_bytes() == (theirs / file).read_bytes() for file in files)
 
 

@@ -298,8 +298,8 @@ def test_a_run_and_a_folder_of_scores_give_the_same_bytes(folder: Path, tmp_path
     (tmp_path / "run.json").write_text(run.canonical_json())
     tables.main([str(tmp_path / "run.json")])
     tables.main([str(folder), "--out", str(tmp_path / "given")])
-    written = {name: (tmp_path / "run" / name).read_bytes() for name in ("table3.csv", "table3.md", "table3.tex")}
-    written["gains.csv"] = (tmp_path / "run/gains.csv").read_bytes()
+    names = ("table3.csv", "table3.md", "table3.tex", "gains.csv", "metrics.json")
+    written = {name: (tmp_path / "run" / name).read_bytes() for name in names}
     assert {path.name: path.read_bytes() for path in (tmp_path / "given").iterdir()} == written
     assert list(pd.read_csv(tmp_path / "run/table3.csv").columns) == (
         ["dataset", "model", "setting", "split", "method", "statistic", "accuracy", "std", "seeds", "problems"]

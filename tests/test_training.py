@@ -221,6 +221,7 @@ def run_settings(data: Path, out: Path, kind: str) -> dict[str, object]:
         "compute": COMPUTE,
         "epochs": 2,
         "save_epochs": (2,),
+        "weights": str(out / "weights"),
     }
 
 

@@ -65,7 +65,7 @@ def run_of(kind: str, data: Path, folder: Path, weights: Path | None = None) -> 
         "prompt": PROMPT,
         "compute": COMPUTE,
     }
-    trained = {"epochs": 2, "save_epochs": (1, 2)}
+    trained: dict[str, Any] = {"epochs": 2, "save_epochs": (1, 2), "weights": str(folder / "results/weights")}
     if kind == "sft":
         settings = SFT(optimizer=ADAMW, batch_size=8, backward_batch_size=4)
         return SFTRun(**common, **trained, settings=settings)

@@ -21,7 +21,7 @@ def plan(study: Study) -> str:
     ]
     unknown: set[str] = set()
     trained = updates = answered = 0
-    kept, size, largest = 0, 0.0, 0.0
+    written, size, largest, kept, kept_size = 0, 0.0, 0.0, 0, 0.0
     for kind in runs:
         for model, dataset, method, _ in runs[kind]:
             epochs = study.save_epochs(dataset) if kind != "vanilla" else ()
@@ -29,20 +29,27 @@ def plan(study: Study) -> str:
                 problems = _problems(study, dataset, split, unknown)
                 samples = sum(setting.samples for setting in study.evaluate.settings.values())
                 answered += problems * samples * max(1, len(epochs))
-            kept += len(epochs)
-            of_run = len(epochs) * _gigabytes(study, model, unknown)
-            size, largest = size + of_run, max(largest, of_run)
             if kind == "vanilla":
                 continue
+            of_epoch = _gigabytes(study, model, unknown)
+            written, size, largest = (
+                written + len(epochs),
+                size + len(epochs) * of_epoch,
+                max(largest, len(epochs) * of_epoch),
+            )
+            kept += (of_run := _kept(study, dataset))
+            kept_size += of_run * of_epoch
             settings = study.sft[method] if kind == "sft" else study.rl[method]
             problems = _problems(study, dataset, "train", unknown)
             steps = study.data[dataset].epochs * (problems // settings.batch_size)
             updates += steps * (1 if kind == "sft" else study.rl[method].updates)
             trained += steps * study.rl[method].responses if kind == "rl" else 0
-    removed = "" if grid.keep_weights else f", removed when their run is evaluated: up to {_rounded(largest)} GB a run"
+    removed = "" if study.keeps_all else f", removed when their run is evaluated: up to {_rounded(largest)} GB a run"
+    if study.keeps_some:
+        removed += f"; of all of them {kept} are kept, {_rounded(kept_size)} GB"
     lines += [
         f"Responses: {trained:,} in RL training, {answered:,} in evaluation. Optimiser steps: {updates:,}.",
-        f"Trained weights: {kept} epochs, {_rounded(size)} GB{removed}.",
+        f"Trained weights: {written} epochs, {_rounded(size)} GB{removed}.",
     ]
     if trained_models := {cell[0] for kind in ("sft", "rl") for cell in runs[kind]}:
         of_one = STATES * max(_gigabytes(study, model, unknown) for model in trained_models)
@@ -56,6 +63,12 @@ def plan(study: Study) -> str:
     if unknown:
         lines.append(f"Not counted, because it is not known yet: {', '.join(sorted(unknown))}.")
     return "\n".join(lines)
+
+
+def _kept(study: Study, dataset: str) -> int:
+    """Epochs of a run whose weights are kept: at most, where the best may be one of the others."""
+    epochs = study.kept_epochs(dataset)
+    return len(epochs) + (study.study.keep_weights.best and epochs != study.save_epochs(dataset))
 
 
 def _rounded(gigabytes: float) -> str:

@@ -1,6 +1,8 @@
 """The settings of one job, as its `run.json` holds them: those that the job depends on and no others."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from stages.config.sections import (
@@ -32,7 +34,19 @@ class Run(Settings):
 
     def canonical_json(self) -> str:
         """One line, keys sorted: equal runs have equal text."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return _canonical(self.model_dump(mode="json"))
+
+    def digest(self) -> str:
+        return digest(self.model_dump(mode="json"))
+
+
+def digest(settings: Mapping[str, Any]) -> str:
+    """Twelve hex digits over the settings of a job, as its `run.json` holds them."""
+    return hashlib.sha256(_canonical(settings).encode()).hexdigest()[:12]
+
+
+def _canonical(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True)
 
 
 class DownloadRun(Run):
@@ -111,10 +125,16 @@ class ModelRun(Run):
 
 
 class TrainRun(ModelRun):
-    """Attributes: save_epochs: epochs after which the trained weights are kept."""
+    """A training.
+
+    Attributes:
+        save_epochs: epochs after which the trained weights are written.
+        weights: folder that they are written to.
+    """
 
     epochs: Count
     save_epochs: tuple[Count, ...]
+    weights: str
 
 
 class SFTRun(TrainRun):
@@ -137,6 +157,22 @@ class EvaluateRun(ModelRun):
     weights: dict[str, str]
     trained: str | None
     settings: Evaluate
+
+
+class WeightsRun(Run):
+    """Which of the trained weights are kept.
+
+    Attributes:
+        trained: file of trained weights by epoch.
+        epochs: to keep, whatever they are worth.
+        setting: the generation setting that tells which epoch is the best one.
+        best: the validation that tells it; None if the best is not asked for.
+    """
+
+    trained: dict[str, str]
+    epochs: tuple[Count, ...]
+    setting: SettingName
+    best: "Evaluated | None"
 
 
 class JudgeRun(Run):
@@ -165,6 +201,7 @@ class ScoresRun(Run):
         tuned: folders of SFT runs, which have optimiser steps and no responses.
         samples: responses to each problem, by generation setting.
         order: the generation settings.
+        setting: the one of lowest temperature, whose responses are shown.
         methods: in their order, each with its kind.
         data: folders of the data sets.
         rules: when an answer is right, by data set.
@@ -176,6 +213,7 @@ class ScoresRun(Run):
     evaluated: tuple[Evaluated, ...]
     samples: dict[str, Count]
     order: tuple[str, ...]
+    setting: SettingName
     methods: tuple[tuple[Name, Kind], ...]
     data: dict[Name, str]
     rules: dict[Name, JudgeRules]
@@ -198,8 +236,7 @@ class ReportRun(Run):
     """What the page tells of.
 
     Attributes:
-        trained: folders of the runs that trained weights.
-        setting: the generation setting of lowest temperature, whose responses are printed.
+        runs: digest of the settings of each training and evaluation, by its folder.
         settings: the study as its file has it.
         paper: the paper's study, which it is compared with.
     """
@@ -208,9 +245,6 @@ class ReportRun(Run):
     scores: str
     tables: str
     figures: str
-    trained: tuple[str, ...]
-    evaluated: tuple[Evaluated, ...]
-    setting: str
-    data: dict[Name, str]
+    runs: dict[str, str]
     settings: dict[str, Any]
     paper: dict[str, Any]

@@ -609,6 +609,20 @@ class Scores(Settings):
 # --- the study -------------------------------------------------------------------------------------------------------
 
 
+class Kept(Settings):
+    """The epochs whose trained weights are kept once they are evaluated; without one of these, none is.
+
+    Attributes:
+        every: every n-th epoch of those evaluated; None for no such epochs.
+        best: the one of the highest accuracy in validation.
+        last: the last one.
+    """
+
+    every: Count | None
+    best: bool
+    last: bool
+
+
 class Grid(Settings):
     """Which runs there are: every model with every data set, method and seed.
 
@@ -617,7 +631,7 @@ class Grid(Settings):
         methods: names from the sections `sft` and `rl`, and `vanilla` for the base model as it is.
         skip: dataset/method pairs that are left out, as SFT where there are no solutions.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
-        keep_weights: keep the trained weights after they are evaluated.
+        keep_weights: which of the trained weights are kept.
     """
 
     name: Name
@@ -627,7 +641,7 @@ class Grid(Settings):
     seeds: Annotated[tuple[Natural, ...], Field(min_length=1)]
     skip: tuple[str, ...]
     evaluate_every: Count
-    keep_weights: bool
+    keep_weights: Kept
 
 
 class Compute(Settings):

@@ -16,6 +16,7 @@ from stages.config.runs import (
     EvaluateRun,
     FiguresRun,
     JudgeRun,
+    ModelRun,
     PreflightRun,
     PretrainRun,
     ReportRun,
@@ -23,6 +24,7 @@ from stages.config.runs import (
     ScoresRun,
     SFTRun,
     TablesRun,
+    WeightsRun,
 )
 from stages.config.sections import (
     RL,
@@ -44,7 +46,9 @@ from stages.config.sections import (
 )
 
 VANILLA = "vanilla"
+VALIDATION = "validation"
 DOWNLOADS = "results/download"
+WEIGHTS = "results/weights"
 
 
 class Study(Settings):
@@ -89,6 +93,10 @@ class Study(Settings):
             for method in self.methods(section):
                 for dataset in [d for d in self.study.datasets if f"{d}/{method}" not in self.study.skip]:
                     self._check_batch(f"{section}.{method}", methods[method].batch_size, dataset)
+        if self.study.keep_weights.best and VALIDATION not in self.evaluate.splits:
+            raise ValueError(
+                "study.keep_weights.best: true needs validation among evaluate.splits, which tells the best"
+            )
         self._check_processes()
         return self
 
@@ -139,6 +147,26 @@ class Study(Settings):
         """Epochs whose weights are kept and evaluated."""
         last = self.data[dataset].epochs
         return tuple(e for e in range(1, last + 1) if e % self.study.evaluate_every == 0 or e == last)
+
+    def kept_epochs(self, dataset: str) -> tuple[int, ...]:
+        """Epochs whose weights are kept whatever they are worth; which one is the best is not known yet."""
+        asked, epochs = self.study.keep_weights, self.save_epochs(dataset)
+        return tuple(e for e in epochs if (asked.every and e % asked.every == 0) or (asked.last and e == epochs[-1]))
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether all trained weights are kept."""
+        return all(self.kept_epochs(dataset) == self.save_epochs(dataset) for dataset in self.study.datasets)
+
+    @property
+    def keeps_some(self) -> bool:
+        """Whether some of the trained weights are kept, and others not."""
+        asked = self.study.keep_weights
+        return not self.keeps_all and bool(asked.every or asked.best or asked.last)
+
+    def trained(self, kind: str, cell: str) -> str:
+        """The folder of a run's trained weights: an artifact if all are kept, else removed once they are evaluated."""
+        return f"{WEIGHTS if self.keeps_all else 'trained'}/{kind}/{cell}/epochs"
 
     def cells(self, kinds: Iterable[str] = ("vanilla", "sft", "rl")) -> list[str]:
         """`model/dataset/method/seedK` of every run of these kinds."""
@@ -192,7 +220,7 @@ class Study(Settings):
 
     def data_report_run(self, dataset: str) -> DataReportRun:
         return DataReportRun(
-            out=f"results/data/{dataset}",
+            out=f"results/data_report/{dataset}",
             dataset=dataset,
             data=f"results/data/{dataset}",
             preflights={model: f"results/preflight/{model}/{dataset}" for model in self.study.models},
@@ -232,13 +260,37 @@ class Study(Settings):
     def evaluate_run(self, model: str, dataset: str, method: str, seed: int) -> EvaluateRun:
         kind = self.kind(method)
         epochs = () if kind == "vanilla" else self.save_epochs(dataset)
-        folder = f"results/{kind}/{model}/{dataset}/{method}/seed{seed}"
+        cell = f"{model}/{dataset}/{method}/seed{seed}"
         return EvaluateRun(
             **self._model_run("evaluate", model, dataset, method, seed),
-            weights={str(epoch): f"{folder}/weights/epoch{epoch}.safetensors" for epoch in epochs},
-            trained=f"checkpoints/{kind}/{model}/{dataset}/{method}/seed{seed}" if epochs else None,
+            weights=self._weights(kind, cell, epochs),
+            trained=f"checkpoints/{kind}/{cell}" if epochs else None,
             settings=self.evaluate,
         )
+
+    def weights_run(self, stage: str, model: str, dataset: str, method: str, seed: int) -> WeightsRun:
+        cell = f"{model}/{dataset}/{method}/seed{seed}"
+        judged = Evaluated(responses=f"results/evaluate/{cell}", verdicts=f"results/judge/evaluate/{cell}")
+        return WeightsRun(
+            out=f"{WEIGHTS}/{stage}/{cell}",
+            trained=self._weights(stage, cell, self.save_epochs(dataset)),
+            epochs=self.kept_epochs(dataset),
+            setting=self.coolest_setting,
+            best=judged if self.study.keep_weights.best else None,
+        )
+
+    def _weights(self, kind: str, cell: str, epochs: Iterable[int]) -> dict[str, str]:
+        """The file of each epoch's weights."""
+        return {str(epoch): f"{self.trained(kind, cell)}/epoch{epoch}.safetensors" for epoch in epochs}
+
+    def model_runs(self) -> Iterator[ModelRun]:
+        """The training, if there is one, and the evaluation of every cell."""
+        for cell in self.cells():
+            model, dataset, method, seed = cell.split("/")
+            run = (model, dataset, method, int(seed.removeprefix("seed")))
+            if (kind := self.kind(method)) != "vanilla":
+                yield self.sft_run(*run) if kind == "sft" else self.rl_run(*run)
+            yield self.evaluate_run(*run)
 
     def judge_run(self, stage: str, model: str, dataset: str, method: str, seed: int) -> JudgeRun:
         cell = f"{stage}/{model}/{dataset}/{method}/seed{seed}"
@@ -264,6 +316,7 @@ class Study(Settings):
             evaluated=self.judged("evaluate"),
             samples={name: setting.samples for name, setting in self.evaluate.settings.items()},
             order=tuple(self.evaluate.settings),
+            setting=self.coolest_setting,
             methods=tuple((method, self.kind(method)) for method in self.study.methods),
             data={dataset: f"results/data/{dataset}" for dataset in self.study.datasets},
             rules={dataset: self.data[dataset].judge for dataset in self.study.datasets},
@@ -289,17 +342,17 @@ class Study(Settings):
             scores="results/scores",
             tables="results/tables",
             figures="results/figures",
-            trained=tuple(f"results/{kind}/{cell}" for kind in ("sft", "rl") for cell in self.cells([kind])),
-            evaluated=self.judged("evaluate"),
-            setting=self.coolest_setting,
-            data={dataset: f"results/data/{dataset}" for dataset in self.study.datasets},
+            runs={run.out: run.digest() for run in self.model_runs()},
             settings=self.model_dump(mode="json", exclude={"resources"}),
             paper=paper.model_dump(mode="json", exclude={"resources"}),
         )
 
     def _train_run(self, stage: str, model: str, dataset: str, method: str, seed: int) -> dict[str, Any]:
-        epochs = {"epochs": self.data[dataset].epochs, "save_epochs": self.save_epochs(dataset)}
-        return self._model_run(stage, model, dataset, method, seed) | epochs
+        return self._model_run(stage, model, dataset, method, seed) | {
+            "epochs": self.data[dataset].epochs,
+            "save_epochs": self.save_epochs(dataset),
+            "weights": self.trained(stage, f"{model}/{dataset}/{method}/seed{seed}"),
+        }
 
     def _model_run(self, stage: str, model: str, dataset: str, method: str, seed: int) -> dict[str, Any]:
         return {

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from stages.config import Evaluated, JudgeRules, Scores, ScoresRun, load_run, load_scores
 from stages.data.problem import json_object, numbered_lines
-from stages.evaluation import changes, findings, health, metrics, statistics
+from stages.evaluation import changes, findings, health, metrics, shown, statistics
 from stages.evaluation.answers import DEFAULT, Judge
 from stages.evaluation.metrics import RUN
 from stages.evaluation.reading import ForeignRun, Source, read_runs
@@ -164,12 +164,12 @@ def _gallery(changed: pd.DataFrame, about: Mapping[tuple[str, str], About], size
 
 
 def write(tables: Tables, found: list[Any], methods: Mapping[str, str], scores: Scores, folder: Path) -> None:
-    """Write the tables, findings.json and findings.md, methods.json and scheme.json into an empty folder."""
+    """Write the tables, pictures, findings.json and findings.md, methods.json and scheme.json into an empty folder."""
     for name, table in tables.items():
         if name == "problems":  # large: a row a problem, epoch, setting and run
             table.to_parquet(folder / "problems.parquet", index=False)
-        elif name == "gallery":
-            table.to_json(folder / "gallery.jsonl", orient="records", lines=True, force_ascii=False)
+        elif name in ("gallery", "samples"):
+            shown.write_with_pictures(table, folder / f"{name}.jsonl")
         else:
             table.to_csv(folder / f"{name}.csv", index=False)
     for name, content in {"findings": found, "methods": methods, "scheme": scores.model_dump(mode="json")}.items():
@@ -407,10 +407,17 @@ def main(arguments: Sequence[str]) -> None:
         with Judge(workers=run.workers) as judge:
             updates = list(supervised(run.tuned))
             tables, found = score(runs_of(run), methods, run.settings, judge, updates)
+        splits = list(tables["accuracy"]["split"].unique())
+        split = "validation" if "validation" in splits else splits[0]
+        tables["samples"] = shown.samples(run.evaluated, run.data, split, run.setting)
+        trained = [*run.tuned, *(part.responses for part in run.trained)]
         with whole_folder(Path(run.out)) as folder:
             write(tables, found, methods, run.settings, folder)
-            verdicts = [Path(part.verdicts, "verdicts.jsonl") for part in (*run.trained, *run.evaluated)]
-            write_provenance(folder, hashes(verdicts))
+            shown.write_runs(trained, [part.responses for part in run.evaluated], folder / "runs.jsonl")
+            inputs = [Path(part.verdicts, "verdicts.jsonl") for part in (*run.trained, *run.evaluated)]
+            inputs += [Path(trainer, "updates.jsonl") for trainer in trained]
+            inputs += [path for data in run.data.values() for path in sorted(Path(data).glob("*.jsonl"))]
+            write_provenance(folder, hashes(inputs))
     except (ValueError, OSError) as mistake:
         sys.exit(str(mistake))
 

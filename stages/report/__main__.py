@@ -1,7 +1,7 @@
 """Figures, Table 3 and the page of anybody's scores: `python -m stages.report SCORES --out DIR`.
 
-SCORES is what `python -m stages.evaluation.score` has written. The page has no runs and no settings, which only a study
-of the workflow can tell.
+SCORES is what `python -m stages.evaluation.score` has written, of a study or of anybody's responses; only a study has
+runs and first responses. The page has no settings beside the paper's, which only the study's file can tell.
 """
 
 import argparse

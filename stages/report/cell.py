@@ -1,9 +1,10 @@
 """The score tables of one model on one data set, and the tidy tables that figures make of them."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -74,6 +75,12 @@ def read_table(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such table (a folder of scores has {', '.join(TABLES)}, each a .csv)")
     return pd.read_csv(path, dtype=_TEXTS, keep_default_na=False, na_values=[""], float_precision="round_trip")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON Lines file; none without the file."""
+    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+    return [json.loads(line) for line in lines if line.strip()]
 
 
 def of_cells(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, str, dict[str, pd.DataFrame]]]:

@@ -8,9 +8,11 @@ from typing import Any
 import pandas as pd
 
 from stages.config import ReportRun, load_run
+from stages.evaluation.shown import SHOWN
 from stages.files import whole_folder
+from stages.provenance import hashes, write_provenance
 from stages.report import gallery, headline, runs, settings
-from stages.report.cell import read_table
+from stages.report.cell import read_rows, read_table
 from stages.report.drawings import drawings
 from stages.report.embedding import data_uri
 from stages.report.page import environment
@@ -27,10 +29,10 @@ def page(title: str, scores: Path, tables: Path, figures: Path, run: ReportRun |
             is left out.
         tables: folder of Table 3.
         figures: folder of the figures.
-        run: the study that they are of, if it ran here.
+        run: the study that they are of, if that is known.
 
     Raises:
-        ValueError: there are no scores.
+        ValueError: there are no scores, or they are of runs with other settings than the study's.
     """
     if not (scores / "accuracy.csv").is_file():
         raise ValueError(f"{scores}: no accuracy.csv, so these are no scores (python -m stages.evaluation.score)")
@@ -43,7 +45,10 @@ def page(title: str, scores: Path, tables: Path, figures: Path, run: ReportRun |
         "table3": _table3(scores, tables),
         "steps": SCALE,
         "drawings": drawings(figures, accuracy),
-        "of_run": _of_run(run, scores, accuracy) if run else None,
+        "samples": gallery.samples(scores / "samples.jsonl"),
+        "shown": SHOWN,
+        "ran": _ran(scores, run),
+        "of_study": _of_study(run) if run else None,
     }
     return environment().get_template("page.html.jinja").render(found)
 
@@ -74,29 +79,33 @@ def _gallery(scores: Path) -> dict[str, Any]:
     }
 
 
-def _of_run(run: ReportRun, scores: Path, accuracy: pd.DataFrame) -> dict[str, Any]:
-    """What only a study that ran here can tell."""
-    splits = list(accuracy["split"].unique())
-    split = "validation" if "validation" in splits else splits[0]
-    found = runs.runs(run, *(_table(scores, name) for name in ("responses", "updates", "health")))
-    differ, same = settings.against_paper(run.settings, run.paper)
-    study = settings.as_file(run.settings)
+def _ran(scores: Path, run: ReportRun | None) -> dict[str, Any] | None:
+    """What the runs say about themselves; None of scores that are of no study."""
+    jobs = read_rows(scores / "runs.jsonl")
+    if run:
+        runs.check_settings(jobs, run.runs, scores)
+    if not jobs:
+        return None
+    found = runs.runs(jobs, *(_table(scores, name) for name in ("responses", "updates", "health")))
     return {
-        "split": split,
-        "setting": run.setting,
-        "samples": list(gallery.samples(run, split)),
-        "shown": gallery.SHOWN,
         "runs": found,
         "places": runs.by_place(found),
         "totals": runs.totals(found),
         "versions": runs.versions(found),
         "marks": runs.MARKS,
+        "scored": _commit(scores / "provenance.json"),
+    }
+
+
+def _of_study(run: ReportRun) -> dict[str, Any]:
+    """What only a study's file can tell."""
+    differ, same = settings.against_paper(run.settings, run.paper)
+    return {
         "differ": differ,
         "same": same,
         "statistics": run.settings["scores"]["statistics"],
-        "scored": _commit(scores / "provenance.json"),
         "name": run.study,
-        "file": data_uri(study.encode(), "application/yaml"),
+        "file": data_uri(settings.as_file(run.settings).encode(), "application/yaml"),
     }
 
 
@@ -122,7 +131,13 @@ def write(folder: Path, text: str) -> None:
 
 def main(path: str) -> None:
     run = load_run(path, ReportRun)
-    write(Path(run.out), page(run.study, Path(run.scores), Path(run.tables), Path(run.figures), run))
+    try:
+        shown = Path(run.scores), Path(run.tables), Path(run.figures)
+        write(Path(run.out), page(run.study, *shown, run))
+        files = sorted(path for folder in shown for path in folder.rglob("[!.]*") if path.is_file())
+        write_provenance(Path(run.out), hashes(files))
+    except (ValueError, OSError) as mistake:
+        sys.exit(str(mistake))
 
 
 if __name__ == "__main__":

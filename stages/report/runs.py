@@ -1,24 +1,24 @@
 """Every run of the study: its settings, what it took, where it comes from, and whether its training was sound."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from stages.config import ReportRun
+from stages.config import digest
 from stages.evaluation.metrics import RUN
 from stages.report.names import label, model_label
 from stages.report.page import records
 
+PHASES = {"train": "Training", "evaluate": "Evaluation"}
 MARKS = {"sound": "✓", "suspicious": "!", "unknown": "?"}
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run's training or evaluation, from the files that it wrote.
+    """A run's training or evaluation, as it wrote itself down.
 
     Attributes:
         settings: of its run.json, by key path.
@@ -56,47 +56,65 @@ class RunOfStudy:
         return len(self.jobs[0].provenance.get("tries", []))
 
 
-def runs(run: ReportRun, responses: pd.DataFrame, updates: pd.DataFrame, health: pd.DataFrame) -> list[RunOfStudy]:
-    """The runs in the study's order."""
-    trained = {cell_of(folder): folder for folder in run.trained}
+def check_settings(jobs: Iterable[Mapping[str, Any]], asked: Mapping[str, str], scores: Path) -> None:
+    """Check that scores are of the runs that a study asks for now.
+
+    Args:
+        jobs: rows of runs.jsonl.
+        asked: digest of the settings of each job, by its folder.
+        scores: their folder.
+
+    Raises:
+        ValueError: a job has other settings, is missing, or is no job of the study.
+    """
+    scored = {job["folder"]: digest(job["settings"]) for job in jobs}
+    for folder in {**asked, **scored}:
+        if folder not in scored:
+            mistake = f"no {folder}, which the study has"
+        elif folder not in asked:
+            mistake = f"{folder} is no run of the study"
+        elif scored[folder] != asked[folder]:
+            mistake = f"{folder} ran with other settings than the study has now"
+        else:
+            continue
+        raise ValueError(
+            f"{scores}: {mistake} (scores of another study, or not made again since a setting changed); "
+            "run `snakemake --cores all`, or give the study they are of"
+        )
+
+
+def runs(
+    jobs: Iterable[Mapping[str, Any]], responses: pd.DataFrame, updates: pd.DataFrame, health: pd.DataFrame
+) -> list[RunOfStudy]:
+    """The runs in their order, from the rows of runs.jsonl and the score tables."""
+    cells: dict[tuple[Any, ...], list[Job]] = {}
+    for job in jobs:
+        told = Job(PHASES[job["phase"]], job["folder"], flattened(job["settings"]), job["provenance"])
+        cells.setdefault(tuple(job[key] for key in RUN), []).append(told)
     return [
-        _run(cell, trained.get(cell), folder, responses, updates, health)
-        for folder in (evaluated.responses for evaluated in run.evaluated)
-        for cell in [cell_of(folder)]
+        _run(cell, found, *(_of(table, cell) for table in (responses, updates, health)))
+        for cell, found in cells.items()
     ]
 
 
-def cell_of(folder: str) -> tuple[str, str, str, int]:
-    """Model, data set, method and seed, from the end of a path."""
-    model, dataset, method, seed = Path(folder).parts[-4:]
-    return model, dataset, method, int(seed.removeprefix("seed"))
-
-
 def _run(
-    cell: tuple[str, str, str, int],
-    trained: str | None,
-    evaluated: str,
-    responses: pd.DataFrame,
-    updates: pd.DataFrame,
-    health: pd.DataFrame,
+    cell: tuple[Any, ...], jobs: list[Job], responses: pd.DataFrame, updates: pd.DataFrame, health: pd.DataFrame
 ) -> RunOfStudy:
     model, dataset, method, seed = cell
-    jobs = [_job("Training", trained)] if trained else []
-    jobs.append(_job("Evaluation", evaluated))
-    checks = [row | {"mark": MARKS[row["verdict"]]} for row in records(_of(health, cell))]
+    checks = [row | {"mark": MARKS[row["verdict"]]} for row in records(health)]
     verdicts = [check["verdict"] for check in checks]
     return RunOfStudy(
         f"{model_label(model)} on {dataset}",
         f"{label(method)}, seed {seed}",
         jobs,
         {job.name: job.provenance.get("seconds") for job in jobs},
-        _tokens(_of(responses, cell), _of(updates, cell)),
+        _tokens(responses, updates),
         checks,
         {verdict: verdicts.count(verdict) for verdict in MARKS if verdict in verdicts},
     )
 
 
-def _of(table: pd.DataFrame, cell: tuple[str, str, str, int]) -> pd.DataFrame:
+def _of(table: pd.DataFrame, cell: tuple[Any, ...]) -> pd.DataFrame:
     return table[(table[RUN] == list(cell)).all(axis="columns")] if len(table) else table
 
 
@@ -108,16 +126,6 @@ def _tokens(responses: pd.DataFrame, updates: pd.DataFrame) -> dict[str, int]:
     if len(updates):
         tokens["updates"] = updates["tokens"].sum()
     return {name: round(float(total)) for name, total in tokens.items() if total is not None and total == total}
-
-
-def _job(name: str, folder: str) -> Job:
-    return Job(name, folder, flattened(_json(Path(folder, "run.json"))), _json(Path(folder, "provenance.json")))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """An object of a file; empty without the file, as in results that an earlier version wrote."""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found
 
 
 def flattened(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:

@@ -3,7 +3,8 @@
 For scores from elsewhere: `python -m stages.report.tables SCORES_DIR --out DIR`.
 
 Writes table3.csv, one number a row, accuracies in [0, 1]; table3.md and table3.tex, for people, in percent; and
-gains.csv, accuracies as multiples of the base model's (docs/table3.md).
+gains.csv, accuracies as multiples of the base model's (docs/table3.md). metrics.json has final accuracies and findings
+for programs that compare versions of a study, as `dvc metrics diff`.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +23,7 @@ from stages.files import whole_folder
 from stages.report.names import label, model_label
 
 ROW = ["dataset", "model", "setting", "split"]
+ROW_OF_METRICS = ["dataset", "model", "split", "setting"]
 HEADINGS = {"base": "", "mean": "mean", "maximum": "max", "final": "final"}
 KINDS = ("vanilla", "sft", "rl", "other")
 
@@ -309,6 +312,24 @@ def _over(rows: pd.DataFrame, name: str) -> str:
     return escaped(name) if height == 1 else f"\\multirow{{{height}}}{{*}}{{{escaped(name)}}}"
 
 
+# --- for programs ----------------------------------------------------------------------------------------------------
+
+
+def metrics(found: pd.DataFrame, findings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Accuracies of the base model and after the last epoch, and each finding's effect and verdict."""
+    accuracies: dict[str, Any] = {}
+    for row in found[found["statistic"].isin(["base", "final"])].to_dict("records"):
+        place = accuracies
+        for key in ROW_OF_METRICS:
+            place = place.setdefault(row[key], {})
+        place[row["method"]] = round(row["accuracy"], 6)
+    told = {
+        finding["id"]: {key: finding[key] for key in ("effect", "verdict") if finding[key] is not None}
+        for finding in findings
+    }
+    return {"accuracy": accuracies, "findings": told}
+
+
 # --- the stage -------------------------------------------------------------------------------------------------------
 
 
@@ -320,6 +341,9 @@ def write(scores: Path, folder: Path) -> None:
     gains(found, methods).round(6).to_csv(folder / "gains.csv", index=False)
     (folder / "table3.md").write_text(markdown(found, methods), encoding="utf-8")
     (folder / "table3.tex").write_text(latex(found, methods), encoding="utf-8")
+    told = scores / "findings.json"
+    findings = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else []
+    (folder / "metrics.json").write_text(json.dumps(metrics(found, findings), indent=2) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -103,15 +103,15 @@ class Job:
         self.tries[-1]["seconds"] = seconds_so_far()
         self.checkpoints.save(self.step, {}, {}, self.tries, complete=True)
         if self.world.is_first:
+            if isinstance(self.run, TrainRun):
+                with whole_folder(Path(self.run.weights)) as folder:
+                    for path in (self.checkpoints.records / "weights").iterdir():
+                        link_or_copy(path, folder / path.name)
+                synced(Path(self.run.weights))
             with whole_folder(Path(self.run.out)) as folder:
-                for path in sorted(self.checkpoints.records.iterdir()):
-                    if path.is_dir():
-                        (folder / path.name).mkdir()
-                        for weights in path.iterdir():
-                            link_or_copy(weights, folder / path.name / weights.name)
-                    else:
-                        shutil.copyfile(path, folder / path.name)
-                        synced(folder / path.name)
+                for path in self.checkpoints.records.glob("*.jsonl"):
+                    shutil.copyfile(path, folder / path.name)
+                    synced(folder / path.name)
                 write_provenance(folder, inputs, self.tries)
             synced(Path(self.run.out))
         self.world.wait()  # a launcher ends all processes soon after the first

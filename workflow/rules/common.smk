@@ -1,19 +1,19 @@
 # What the rules share.
 
 
-def trained_weights(wildcards):
-    """The weights to evaluate; the base model as it is has none."""
+CELL = "{model}/{dataset}/{method}/seed{seed}"
+
+
+def trained_weights(kind):
+    """The folder of a run's trained weights; if not all are kept, it is removed once it is evaluated."""
+    weights = directory(study.trained(kind, CELL))
+    return weights if study.keeps_all else temp(weights)
+
+
+def weights_to_evaluate(wildcards):
+    """A trained run's; the base model as it is has none."""
     kind = study.kind(wildcards.method)
-    return (
-        []
-        if kind == "vanilla"
-        else f"results/{kind}/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/weights"
-    )
-
-
-def kept(weights):
-    """A folder of trained weights; without `keep_weights` it is removed once it is evaluated."""
-    return directory(weights) if grid.keep_weights else temp(directory(weights))
+    return [] if kind == "vanilla" else study.trained(kind, CELL)
 
 
 def asked(stage):

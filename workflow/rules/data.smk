@@ -15,7 +15,7 @@ rule download:
         **asked("other"),
     params:
         run=lambda wildcards: study.download_run(wildcards.name).canonical_json(),
-        code=code_digest("stages.download"),
+        code=results_digest("stages.download"),
     shell:
         "echo {params.run:q} > {output.run}; HF_HUB_OFFLINE=$ASKED_OFFLINE exec python -m stages.download {output.run} > {log} 2>&1"
 
@@ -41,7 +41,7 @@ rule data:
         **asked("other"),
     params:
         run=lambda wildcards: study.data_run(wildcards.dataset).canonical_json(),
-        code=code_digest("stages.data.prepare"),
+        code=results_digest("stages.data.prepare"),
     shell:
         "echo {params.run:q} > {output.run}; exec python -m stages.data.prepare {output.run} > {log} 2>&1"
 
@@ -62,8 +62,8 @@ rule preflight:
     resources:
         **asked("other"),
     params:
-        # No digest of the code: a better check trains nothing again that the old one let pass.
         run=lambda w: study.preflight_run(w.model, w.dataset).canonical_json(),
+        code=results_digest("stages.model.preflight"),
     shell:
         "echo {params.run:q} > {output.run}; exec python -m stages.model.preflight {output.run} > {log} 2>&1"
 
@@ -76,9 +76,9 @@ rule data_report:
             "results/preflight/{model}/{{dataset}}/preflight.json", model=grid.models
         ),
     output:
-        run="results/data/{dataset}/report.run.json",
-        report="results/data/{dataset}/report.json",
-        contact_sheet="results/data/{dataset}/contact_sheet.png",
+        run="results/data_report/{dataset}/run.json",
+        report="results/data_report/{dataset}/report.json",
+        contact_sheet="results/data_report/{dataset}/contact_sheet.png",
     log:
         "logs/data_report/{dataset}.log",
     benchmark:
@@ -89,6 +89,6 @@ rule data_report:
         **asked("other"),
     params:
         run=lambda wildcards: study.data_report_run(wildcards.dataset).canonical_json(),
-        code=code_digest("stages.data.report"),
+        code=results_digest("stages.data.report"),
     shell:
         "echo {params.run:q} > {output.run}; exec python -m stages.data.report {output.run} > {log} 2>&1"

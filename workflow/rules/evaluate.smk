@@ -8,7 +8,7 @@ rule evaluate:
         ),
         base="results/base/{model}/base.json",
         preflight="results/preflight/{model}/{dataset}/preflight.json",
-        weights=trained_weights,
+        weights=weights_to_evaluate,
     output:
         run="results/evaluate/{model}/{dataset}/{method}/seed{seed}/run.json",
         responses="results/evaluate/{model}/{dataset}/{method}/seed{seed}/responses.jsonl",
@@ -26,7 +26,7 @@ rule evaluate:
         run=lambda w: study.evaluate_run(
             w.model, w.dataset, w.method, int(w.seed)
         ).canonical_json(),
-        code=code_digest("stages.evaluation.evaluate"),
+        code=results_digest("stages.evaluation.evaluate"),
     shell:
         "echo {params.run:q} > {output.run}; exec python -m stages.launch --gpus {resources.gpu}"
         " stages.evaluation.evaluate {output.run} > {log} 2>&1"
@@ -52,9 +52,44 @@ rule judge:
         run=lambda w: study.judge_run(
             w.stage, w.model, w.dataset, w.method, int(w.seed)
         ).canonical_json(),
-        code=code_digest("stages.evaluation.judge"),
+        code=results_digest("stages.evaluation.judge"),
     shell:
         "echo {params.run:q} > {output.run}; exec python -m stages.evaluation.judge {output.run} > {log} 2>&1"
+
+
+if study.keeps_some:
+
+    localrules:
+        weights,
+
+    rule weights:
+        input:
+            trained=study.trained("{stage}", CELL),
+            best=[
+                f"results/evaluate/{CELL}/responses.jsonl",
+                f"results/judge/evaluate/{CELL}/verdicts.jsonl",
+            ],
+        output:
+            run="results/weights/{stage}/{model}/{dataset}/{method}/seed{seed}/run.json",
+            kept="results/weights/{stage}/{model}/{dataset}/{method}/seed{seed}/kept.json",
+            weights=directory(
+                "results/weights/{stage}/{model}/{dataset}/{method}/seed{seed}/epochs"
+            ),
+        log:
+            "logs/weights/{stage}/{model}/{dataset}/{method}/seed{seed}.log",
+        benchmark:
+            "logs/benchmarks/weights/{stage}/{model}/{dataset}/{method}/seed{seed}.tsv"
+        conda:
+            "../../envs/study.yaml"
+        resources:
+            **asked("other"),
+        params:
+            run=lambda w: study.weights_run(
+                w.stage, w.model, w.dataset, w.method, int(w.seed)
+            ).canonical_json(),
+            code=results_digest("stages.evaluation.weights"),
+        shell:
+            "echo {params.run:q} > {output.run}; exec python -m stages.evaluation.weights {output.run} > {log} 2>&1"
 
 
 SCORE_TABLES = [
@@ -74,6 +109,8 @@ SCORE_TABLES = [
     "provenance.json",
     "reflection.csv",
     "responses.csv",
+    "runs.jsonl",
+    "samples.jsonl",
     "scheme.json",
     "training.csv",
     "types.csv",
@@ -100,9 +137,15 @@ rule scores:
             "results/judge/rl/{cell}/verdicts.jsonl", cell=study.cells(["rl"])
         )
         + expand("results/judge/evaluate/{cell}/verdicts.jsonl", cell=study.cells()),
+        jobs=[
+            f"{run.out}/{file}.json"
+            for run in study.model_runs()
+            for file in ("run", "provenance")
+        ],
     output:
         run="results/scores/run.json",
         tables=expand("results/scores/{table}", table=SCORE_TABLES),
+        pictures=directory("results/scores/pictures"),
     log:
         "logs/scores.log",
     benchmark:
@@ -113,6 +156,6 @@ rule scores:
         **asked("other"),
     params:
         run=study.scores_run().canonical_json(),
-        code=code_digest("stages.evaluation.score"),
+        code=results_digest("stages.evaluation.score"),
     shell:
         "echo {params.run:q} > {output.run}; exec python -m stages.evaluation.score {output.run} > {log} 2>&1"

@@ -29,7 +29,7 @@ rule pretrain:
         **asked("other"),
     params:
         run=lambda wildcards: study.pretrain_run(wildcards.model).canonical_json(),
-        code=code_digest("stages.model.pretrain"),
+        code=results_digest("stages.model.pretrain"),
     shell:
         "echo {params.run:q} > {output.run}; exec python -m stages.model.pretrain {output.run} > {log} 2>&1"
 
@@ -52,11 +52,6 @@ rule base:
         **asked("other"),
     params:
         run=lambda wildcards: study.base_run(wildcards.model).canonical_json(),
-        code=code_digest("stages.model.base"),
+        code=results_digest("stages.model.base"),
     shell:
         "echo {params.run:q} > {output.run}; exec python -m stages.model.base {output.run} > {log} 2>&1"
-
-
-rule base_models:
-    input:
-        expand("results/base/{model}/base.json", model=grid.models),

@@ -4,6 +4,7 @@
 rule tables:
     input:
         "results/scores/accuracy.csv",
+        "results/scores/findings.json",
         "results/scores/methods.json",
     output:
         run="results/tables/run.json",
@@ -14,7 +15,8 @@ rule tables:
             labels={"table": "accuracy (Table 3)"},
         ),
         tables=expand(
-            "results/tables/{table}", table=["table3.md", "table3.tex", "gains.csv"]
+            "results/tables/{table}",
+            table=["table3.md", "table3.tex", "gains.csv", "metrics.json"],
         ),
     log:
         "logs/tables.log",
@@ -26,7 +28,7 @@ rule tables:
         **asked("other"),
     params:
         run=study.tables_run().canonical_json(),
-        code=code_digest("stages.report.tables"),
+        code=results_digest("stages.report.tables"),
     shell:
         "echo {params.run:q} > {output.run}; exec python -m stages.report.tables {output.run} > {log} 2>&1"
 
@@ -77,7 +79,7 @@ rule figures:
         **asked("other"),
     params:
         run=study.figures_run().canonical_json(),
-        code=code_digest("stages.report.figures"),
+        code=results_digest("stages.report.figures"),
     shell:
         "echo {params.run:q} > {output.run}; exec python -m stages.report.figures {output.run} > {log} 2>&1"
 
@@ -89,18 +91,12 @@ rule report:
         rules.figures.output.figures,
         rules.figures.output.reported,
         rules.scores.output.tables,
+        rules.scores.output.pictures,
         templates=sorted(
             str(path)
             for form in ("html", "css", "js")
             for path in Path(workflow.basedir, "stages/report").glob(f"*.{form}.jinja")
         ),
-        trained=[
-            f"results/{kind}/{cell}/provenance.json"
-            for kind in ("sft", "rl")
-            for cell in study.cells([kind])
-        ],
-        responses=rules.scores.input.evaluated,
-        verdicts=rules.scores.input.verdicts,
     output:
         run="results/report/run.json",
         page=report(
@@ -109,6 +105,7 @@ rule report:
             category="Report",
             labels={"file": "the study on one page"},
         ),
+        provenance="results/report/provenance.json",
     log:
         "logs/report.log",
     benchmark:
@@ -119,6 +116,6 @@ rule report:
         **asked("other"),
     params:
         run=study.report_run(paper).canonical_json(),
-        code=code_digest("stages.report.report"),
+        code=results_digest("stages.report.report"),
     shell:
         "echo {params.run:q} > {output.run}; exec python -m stages.report.report {output.run} > {log} 2>&1"

@@ -10,7 +10,7 @@ rule sft:
         run="results/sft/{model}/{dataset}/{method}/seed{seed}/run.json",
         updates="results/sft/{model}/{dataset}/{method}/seed{seed}/updates.jsonl",
         provenance="results/sft/{model}/{dataset}/{method}/seed{seed}/provenance.json",
-        weights=kept("results/sft/{model}/{dataset}/{method}/seed{seed}/weights"),
+        weights=trained_weights("sft"),
     log:
         "logs/sft/{model}/{dataset}/{method}/seed{seed}.log",
     benchmark:
@@ -24,7 +24,7 @@ rule sft:
         run=lambda w: study.sft_run(
             w.model, w.dataset, w.method, int(w.seed)
         ).canonical_json(),
-        code=code_digest("stages.sft.train"),
+        code=results_digest("stages.sft.train"),
     shell:
         "echo {params.run:q} > {output.run}; exec python -m stages.launch --nodes {resources.nodes}"
         " --processes {resources.processes} --gpus {resources.gpu} stages.sft.train {output.run}"
@@ -41,7 +41,7 @@ rule rl:
         responses="results/rl/{model}/{dataset}/{method}/seed{seed}/responses.jsonl",
         updates="results/rl/{model}/{dataset}/{method}/seed{seed}/updates.jsonl",
         provenance="results/rl/{model}/{dataset}/{method}/seed{seed}/provenance.json",
-        weights=kept("results/rl/{model}/{dataset}/{method}/seed{seed}/weights"),
+        weights=trained_weights("rl"),
     log:
         "logs/rl/{model}/{dataset}/{method}/seed{seed}.log",
     benchmark:
@@ -55,9 +55,8 @@ rule rl:
         run=lambda w: study.rl_run(
             w.model, w.dataset, w.method, int(w.seed)
         ).canonical_json(),
-        # Without the judge's code: a corrected judge scores a finished study again and trains nothing. Its rules are
-        # in the run; who wants the new reward too forces it (--forcerun rl).
-        code=code_digest("stages.rl.train", without=JUDGE),
+        # A corrected judge trains nothing again; who wants the new reward too forces it (--forcerun rl).
+        code=results_digest("stages.rl.train"),
     shell:
         "echo {params.run:q} > {output.run}; exec python -m stages.launch --nodes {resources.nodes}"
         " --processes {resources.processes} --gpus {resources.gpu} stages.rl.train {output.run}"
