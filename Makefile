@@ -21,10 +21,10 @@ smoke: .venv/ready  ## every code path in minutes: config/smoke.yaml, in runs/sm
 	$(IN_ENVIRONMENT) snakemake --cores $(CORES) --configfile config/smoke.yaml --directory runs/smoke
 
 base: .venv/ready  ## build the tiny base models again, in runs/pretrain
-	$(IN_ENVIRONMENT) snakemake --cores $(CORES) --configfile config/pretrain.yaml --directory runs/pretrain base_models
+	$(IN_ENVIRONMENT) snakemake --cores $(CORES) --configfile config/pretrain.yaml --directory runs/pretrain all_base
 
 test: .venv/ready  ## the test suite
-	$(IN_ENVIRONMENT) pytest -n 2 --dist loadfile tests/test_workflow.py tests/test_slurm.py tests/test_resume.py tests  # the longest first
+	$(IN_ENVIRONMENT) pytest -n 2 --dist loadfile tests/test_workflow.py tests/test_dvc.py tests/test_slurm.py tests/test_resume.py tests  # the longest first
 
 lint: .venv/ready  ## format, types, and who may import whom
 	$(IN_ENVIRONMENT) ruff check .
@@ -37,7 +37,7 @@ clean:  ## remove the environment and caches, and no result
 	rm -rf .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find stages tests -name __pycache__ -prune -exec rm -rf {} +
 
-.venv/ready: envs/cpu.lock pyproject.toml
+.venv/ready: envs/cpu.lock envs/dvc.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "error: Python 3.11, 3.12 or \
 	3.13 is needed, and $(PYTHON) is " + sys.version.split()[0] + "; another one: make PYTHON=python3.12 ...")'
 	@$(PYTHON) -c 'import ensurepip' 2> /dev/null || \
@@ -46,4 +46,7 @@ clean:  ## remove the environment and caches, and no result
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install -qq --disable-pip-version-check --requirement envs/cpu.lock
 	.venv/bin/pip install -qq --disable-pip-version-check --no-deps --editable .
+	$(PYTHON) -m venv .venv/dvc
+	.venv/dvc/bin/pip install -qq --disable-pip-version-check --requirement envs/dvc.lock
+	ln -sf ../dvc/bin/dvc .venv/bin/dvc
 	touch $@

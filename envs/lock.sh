@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Write envs/cpu.lock and envs/study.yaml from a fresh environment: PYTHON=python3.11 bash envs/lock.sh
+# Write envs/cpu.lock, envs/study.yaml and envs/dvc.lock from fresh environments: PYTHON=python3.11 bash envs/lock.sh
 # Do so after every change of the dependencies in pyproject.toml, with the oldest Python that they allow.
 set -euo pipefail
 unset PYTHONPATH  # what is importable from there is not installed
@@ -31,3 +31,10 @@ packages=$("$fresh/bin/pip" freeze --disable-pip-version-check --exclude-editabl
     echo "  - pip:"
     sed -e 's/^/      - /' <<< "$packages"
 } > envs/study.yaml
+
+"${PYTHON:-python3.11}" -m venv "$fresh/dvc"
+"$fresh/dvc/bin/pip" install --quiet --disable-pip-version-check --requirement envs/dvc.in
+{
+    echo "# DVC and what it needs, for an environment of its own. Written by envs/lock.sh; to change it, change dvc.in."
+    "$fresh/dvc/bin/pip" freeze --disable-pip-version-check
+} > envs/dvc.lock
