@@ -1,5 +1,6 @@
 # Reinforcement learning against supervised fine-tuning, from data to report: the table of contents.
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,9 +10,13 @@ min_version("9.20")
 sys.path.insert(0, workflow.basedir)
 
 from stages.config import load_study
-from stages.sources import JUDGE, code_digest
+from stages.sources import results_digest
 from workflow import cluster
 from workflow.plan import plan
+from workflow.current import expected, set_stale_aside
+from workflow.dvc.planning import LOOKS, STARTED_BY
+from workflow.dvc.restore import take_up
+from workflow.running import mark_running, somebody_runs
 
 if workflow.is_main_process:
     told = cluster.command_line(sys.argv[1:], workflow.rundir)
@@ -37,6 +42,18 @@ except (ValueError, OSError) as mistakes:
 grid = study.study
 if workflow.is_main_process:
     print(plan(study), file=sys.stderr)
+    looks = told.unlock or told.touch or os.environ.get(STARTED_BY) == LOOKS
+    if not (looks or somebody_runs()):
+        stale = [
+            f"{name} {count}" for name, count in set_stale_aside(study, paper).items()
+        ]
+        if stale:
+            print(
+                f"Results of other settings or code: {', '.join(stale)}.",
+                file=sys.stderr,
+            )
+        take_up(Path(study_files[-1]))
+    running = mark_running()  # as long as this variable is there
 
 
 # What was downloaded is all that may be used; ASKED_OFFLINE is what the download rule itself heeds.
@@ -52,7 +69,7 @@ wildcard_constraints:
     dataset="|".join(study.data),
     method="|".join(["vanilla", *study.sft, *study.rl]),
     seed=r"\d+",
-    stage="rl|evaluate",
+    stage="sft|rl|evaluate",
 
 
 # On a cluster these run where Snakemake does: they need the network, or a moment.
@@ -71,13 +88,15 @@ include: "workflow/rules/model.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/targets.smk"
 
 
 rule all:
     default_target: True
     input:
-        "results/report/report.html",
-        expand("results/data/{dataset}/report.json", dataset=grid.datasets),
+        targets("report", "data_report", "weights"),
+        # Every job's settings, for what is missing and not asked for is not made: one that is aside has to be.
+        [str(path) for _, path, _ in expected(study, paper)],
 
 
 if workflow.is_main_process and told.executor == "slurm":

@@ -22,7 +22,12 @@ from stages.records import read
 from stages.sources import code_digest, reached
 
 ROOT = Path(__file__).parent.parent
-PARTS = ["Snakefile", "stages", "workflow", "config", "models", "envs", "profiles"]
+PARTS = ["Snakefile", "stages", "workflow", "config", "models", "envs", "profiles", "dvc.yaml", "dvc.lock"]
+
+
+def as_yaml(study: dict[str, Any]) -> str:
+    """A study as a file; 5e-4, which PyYAML takes for text, is a number in it."""
+    return re.sub(r"'(\d+e-\d+)'", r"\1", yaml.safe_dump(study, sort_keys=False))
 
 
 class Repository:
@@ -70,8 +75,7 @@ class Repository:
             for parent in parents:
                 place = place[parent]
             place[key] = value
-        text = re.sub(r"'(\d+e-\d+)'", r"\1", yaml.safe_dump(raw, sort_keys=False))
-        (self.folder / "config/changed.yaml").write_text(text)
+        (self.folder / "config/changed.yaml").write_text(as_yaml(raw))
         return "config/changed.yaml"
 
 
@@ -87,12 +91,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 
 def test_every_rule_has_left_its_files(finished: Repository) -> None:
     results = finished.folder / "results"
-    training = {"data", "pretrain", "base", "preflight", "sft", "rl"}
+    training = {"data", "data_report", "pretrain", "base", "preflight", "sft", "rl", "weights"}
     counting = {"evaluate", "judge", "scores", "tables", "figures", "report"}
     assert {path.name for path in results.iterdir()} == training | counting
-    data = json.loads((results / "data/geometry_vision/report.json").read_text())
+    data = json.loads((results / "data_report/geometry_vision/report.json").read_text())
     assert set(data["tokens"]) == {"qwen2_5_vl_tiny", "qwen2_vl_scratch"}
-    assert (results / "data/geometry_vision/contact_sheet.png").is_file()
+    assert (results / "data_report/geometry_vision/contact_sheet.png").is_file()
     assert "<svg" in (results / "report/report.html").read_text()
     findings = json.loads((results / "scores/findings.json").read_text())
     assert {finding["verdict"] for finding in findings} <= {"supported", "contradicted", "undecided"}
@@ -100,7 +104,8 @@ def test_every_rule_has_left_its_files(finished: Repository) -> None:
     assert all((results / f"figures/{name}.{form}").is_file() for name in drawn for form in ("png", "svg"))
     grpo = results / "rl/qwen2_vl_scratch/geometry_vision/grpo/seed1"
     assert len(read(grpo / "responses.jsonl")) == 16 * 2 * 2
-    assert sorted(path.name for path in (grpo / "weights").glob("*.safetensors")) == [
+    weights = results / "weights/rl/qwen2_vl_scratch/geometry_vision/grpo/seed1/epochs"
+    assert sorted(path.name for path in weights.iterdir() if path.suffix == ".safetensors") == [
         "epoch1.safetensors",
         "epoch2.safetensors",
     ]
@@ -118,6 +123,17 @@ def test_every_rule_has_left_its_files(finished: Repository) -> None:
 
 def test_a_second_time_nothing_is_done(finished: Repository) -> None:
     assert finished.planned() == {}
+
+
+def test_nothing_asks_for_dvc_where_it_was_never_initialised(finished: Repository) -> None:
+    """Not even results that Snakemake has no record of, as after a copy."""
+    records = finished.folder / ".snakemake/metadata"
+    records.rename(finished.folder / "elsewhere")
+    try:
+        plan = finished.snakemake("--dry-run")
+        assert plan.returncode == 0 and "Rules with missing metadata" in plan.stdout + plan.stderr
+    finally:
+        (finished.folder / "elsewhere").rename(records)
 
 
 def test_snakemakes_own_report_has_figures_table_and_page(finished: Repository) -> None:
@@ -287,7 +303,8 @@ def test_a_changed_judge_is_scored_again_without_deep_learning(finished: Reposit
     )
     assert changed != source
     before = pd.read_csv(finished.folder / "results/scores/accuracy.csv")
-    trained = sorted((finished.folder / "results/rl").rglob("*.safetensors"))
+    trained = sorted((finished.folder / "results/weights/rl").rglob("*.safetensors"))
+    assert trained
     times = [weights.stat().st_mtime_ns for weights in trained]
     try:
         path.write_text(changed)
@@ -316,6 +333,26 @@ def test_the_scheme_scores_again_and_trains_nothing(finished: Repository) -> Non
 def test_a_new_seed_leaves_the_others_alone(finished: Repository) -> None:
     plan = finished.planned(finished.changed({"study.seeds": [0, 1, 2]}))
     assert (plan["rl"], plan["sft"], plan["evaluate"]) == (4, 2, 8)
+
+
+def test_scores_alone_are_enough_for_tables_figures_and_page(finished: Repository, tmp_path: Path) -> None:
+    """Where nothing else was pulled; but not for a study with other settings than those that were scored."""
+    shutil.copytree(finished.folder / "results/scores", tmp_path / "results/scores")
+    page = "results/report/report.html"
+    rebuilt = ("--directory", str(tmp_path), "--allowed-rules", "tables", "figures", "report", "--", page)
+    other = finished.snakemake(*rebuilt, study=finished.changed({"rl.grpo.epsilon": 0.3}))
+    assert other.returncode != 0 and not (tmp_path / page).exists()
+    told = (tmp_path / "logs/report.log").read_text()
+    assert re.match(r"results/scores: results/rl/\S+/grpo/seed0 ran with other settings than the study has now", told)
+    ran = finished.snakemake(*rebuilt)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {"scores", "tables", "figures", "report"}
+    beside, alone = (
+        # The study's file has the way to the base models, seen from the working directory.
+        re.sub('data:application/yaml;base64,[^"]*', "", (folder / page).read_text(encoding="utf-8"))
+        for folder in (finished.folder, tmp_path)
+    )
+    assert alone == beside
 
 
 def test_a_comment_is_no_change(finished: Repository) -> None:
