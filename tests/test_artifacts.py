@@ -1,6 +1,7 @@
 """Which weights are kept, whether results are still what they were, and what dvc.yaml says of the rules."""
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -228,6 +229,17 @@ def test_a_stage_has_every_key_that_its_runs_depend_on(tmp_path: Path) -> None:
     assert keys["data"] == ["data", "study.datasets"]
     assert {"base", "data", "download", "study.models", "study.datasets"} <= {*keys["download"]}
     assert not any("resources" in names for names in keys.values())
+
+
+def test_a_stage_of_another_study_is_a_command_that_a_shell_understands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "ROOT", Path("the project"))
+    assert shlex.split(generate.command("stage.py", Path("my study.yaml"), "rl")) == [
+        "python",
+        "the project/workflow/dvc/stage.py",
+        "rl",
+        "--configfile",
+        "my study.yaml",
+    ]
 
 
 def test_a_rule_that_writes_elsewhere_is_refused() -> None:

@@ -60,6 +60,19 @@ def test_the_weights_of_a_run_lie_side_by_side(raw_study: dict[str, Any], write_
     assert third == "Trained weights: 4 epochs, 2 GB, removed when their run is evaluated: up to 1 GB a run."
 
 
+def test_the_weights_that_are_kept_are_planned(raw_study: dict[str, Any], write_study: Write, tmp_path: Path) -> None:
+    raw_study["study"] |= {"models": ["given"], "datasets": ["text"], "methods": ["grpo"], "skip": []}
+    raw_study["study"]["keep_weights"] = {"every": None, "best": True, "last": True}
+    raw_study["data"]["text"]["epochs"] = 6
+    path = write_study(raw_study)
+    (tmp_path / "models/given/model.safetensors").write_bytes(bytes(500_000_000))
+    third = plan(load_study(path)).splitlines()[2]  # two seeds, epochs 2, 4 and 6, of which two are kept at most
+    assert third == (
+        "Trained weights: 6 epochs, 3 GB, removed when their run is evaluated: up to 1.5 GB a run; "
+        "of all of them 4 are kept, 2 GB."
+    )
+
+
 def test_a_split_that_turns_out_small_is_planned_all_the_same(
     raw_study: dict[str, Any], write_study: Write, tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ import yaml
 
 from stages.records import read
 from stages.sources import code_digest, reached
+from workflow.running import mark_running
 
 ROOT = Path(__file__).parent.parent
 PARTS = ["Snakefile", "stages", "workflow", "config", "models", "envs", "profiles", "dvc.yaml", "dvc.lock"]
@@ -134,6 +135,20 @@ def test_nothing_asks_for_dvc_where_it_was_never_initialised(finished: Repositor
         assert plan.returncode == 0 and "Rules with missing metadata" in plan.stdout + plan.stderr
     finally:
         (finished.folder / "elsewhere").rename(records)
+
+
+def test_looking_beside_a_snakemake_at_work_changes_nothing(
+    finished: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished.folder)
+    run = Path(RL, "grpo/seed0/run.json")
+    study = finished.changed({"rl.grpo.beta_loss": 0.5})
+    with mark_running():
+        finished.planned(study)
+        assert run.is_file()
+    finished.planned(study)
+    assert not run.exists()  # and comes back with the study
+    assert finished.planned() == {} and run.is_file()
 
 
 def test_snakemakes_own_report_has_figures_table_and_page(finished: Repository) -> None:

@@ -32,13 +32,11 @@ def plan(study: Study) -> str:
             if kind == "vanilla":
                 continue
             of_epoch = _gigabytes(study, model, unknown)
-            written, size, largest = (
-                written + len(epochs),
-                size + len(epochs) * of_epoch,
-                max(largest, len(epochs) * of_epoch),
-            )
-            kept += (of_run := _kept(study, dataset))
-            kept_size += of_run * of_epoch
+            written += len(epochs)
+            size += len(epochs) * of_epoch
+            largest = max(largest, len(epochs) * of_epoch)
+            kept += _kept(study, dataset)
+            kept_size += _kept(study, dataset) * of_epoch
             settings = study.sft[method] if kind == "sft" else study.rl[method]
             problems = _problems(study, dataset, "train", unknown)
             steps = study.data[dataset].epochs * (problems // settings.batch_size)

@@ -130,6 +130,17 @@ def folders(rule: Rule) -> dict[str, str]:
     return found
 
 
+def artifacts(rule: Rule) -> list[str]:
+    """The folders that the rule's stage records."""
+    return sorted({*folders(rule).values()})
+
+
+def command(script: str, path: Path, *arguments: str) -> str:
+    """A script of this folder for the study in a file, as one types it."""
+    study = [] if path == DEFAULT else ["--configfile", str(path)]
+    return shlex.join(["python", here(ROOT / "workflow/dvc" / script), *arguments, *study])
+
+
 def document(path: Path, of_study: list[Rule]) -> str:
     """dvc.yaml of the study in a file and its rules, for the working directory.
 
@@ -139,15 +150,13 @@ def document(path: Path, of_study: list[Rule]) -> str:
     path = Path(os.path.relpath(path))
     study, paper = load_study(path, root=ROOT), load_study(PAPER, root=ROOT)
     made = {path: folder for rule in of_study for path, folder in folders(rule).items()}
-    script = shlex.quote(here(ROOT / "workflow/dvc/stage.py"))
-    other = "" if path == DEFAULT else f" --configfile {shlex.quote(str(path))}"
     stages = {
         rule.name: {
-            "cmd": f"python {shlex.quote(script)} {rule.name}{other}",
+            "cmd": command("stage.py", path, rule.name),
             "deps": dependencies(rule, made),
             **({"params": found} if (found := parameters(rule, study, paper, path)) else {}),
             # Without `persist` DVC would remove what is there before a stage runs: one new seed would train all.
-            "outs": [{folder: {"persist": True}} for folder in sorted({*folders(rule).values()})],
+            "outs": [{folder: {"persist": True}} for folder in artifacts(rule)],
         }
         for rule in of_study
     }
@@ -171,10 +180,9 @@ def check(path: Path, of_study: list[Rule]) -> None:
     """
     file, path = Path("dvc.yaml"), Path(os.path.relpath(path))
     if not file.is_file() or file.read_text(encoding="utf-8") != document(path, of_study):
-        other = "" if path == DEFAULT else f" --configfile {path}"
         raise ValueError(
             f"dvc.yaml is not that of the rules and {path}; if that is the study of this directory, write it again: "
-            f"python {here(ROOT / 'workflow/dvc/generate.py')}{other}"
+            f"{command('generate.py', path)}"
         )
 
 

@@ -67,7 +67,6 @@ class Rule:
     """All jobs of a rule together.
 
     Attributes:
-        wildcards: of each job.
         module: of `stages`, that it runs.
     """
 
@@ -75,7 +74,6 @@ class Rule:
     module: str = ""
     inputs: set[str] = field(default_factory=set)
     outputs: set[str] = field(default_factory=set)
-    wildcards: list[dict[str, str]] = field(default_factory=list)
 
 
 def rules(study: Path) -> list[Rule]:
@@ -100,12 +98,9 @@ def told_by(study: Path) -> str:
     if not study.is_file():
         raise ValueError(f"{study}: there is no such file here; run this in the directory of the study")
     digest = hashlib.sha256(study.read_bytes())
-    for path in sorted(
-        [ROOT / "Snakefile", *ROOT.glob("config/*"), *ROOT.glob("workflow/rules/*.smk"), *ROOT.glob("workflow/*.py")]
-    ):
-        digest.update(path.read_bytes())
-    for path in sorted(ROOT.glob("stages/config/*.py")):
-        digest.update(path.read_bytes())
+    for pattern in ("Snakefile", "config/*", "workflow/*.py", "workflow/rules/*.smk", "stages/config/*.py"):
+        for path in sorted(ROOT.glob(pattern)):
+            digest.update(path.read_bytes())
     read = load_study(study, root=ROOT)
     sources = [*map(read.sources, read.study.datasets), *map(read.checkpoint_sources, read.study.models)]
     digest.update(str(sources).encode())
@@ -120,13 +115,12 @@ def read_rules(said: str) -> list[Rule]:
     """
     found: dict[str, Rule] = {}
     for name, body in re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)+(?:Shell command: .*\n)?)", said, re.M):
-        told = dict(re.findall(r"^    (input|output|wildcards): (.*)$", body, re.M))
+        told = dict(re.findall(r"^    (input|output): (.*)$", body, re.M))
         if "output" not in told:
             continue  # a target
         rule = found.setdefault(name, Rule(name))
         rule.outputs.update(told["output"].split(", "))
         rule.inputs.update(filter(None, told.get("input", "").split(", ")))
-        rule.wildcards.append(dict(pair.split("=", 1) for pair in told.get("wildcards", "").split(", ") if pair))
         modules = re.findall(r"(?:-m| ) ?(stages\.[\w.]+)", body)
         rule.module = modules[-1] if modules else ""
     if missing := [rule.name for rule in found.values() if not rule.module] or (not found and ["any"]):

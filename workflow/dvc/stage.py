@@ -26,7 +26,7 @@ from stages.config import Study, TrainRun, load_study  # noqa: E402
 from stages.files import sha256  # noqa: E402
 from workflow.current import is_of, provenance  # noqa: E402
 from workflow.dvc.cache import hindrance  # noqa: E402
-from workflow.dvc.generate import DEFAULT, PAPER, check, folders  # noqa: E402
+from workflow.dvc.generate import DEFAULT, PAPER, artifacts, check  # noqa: E402
 from workflow.dvc.planning import ASIDE, AT_WORK, Rule, command, rules, unrecorded  # noqa: E402
 from workflow.jobs import jobs, settings  # noqa: E402
 from workflow.running import lock_of_a_dead_one, somebody_runs  # noqa: E402
@@ -91,7 +91,7 @@ def rule_of(name: str, path: Path) -> Rule:
 def put_aside(rule: Rule) -> list[Path]:
     """Move what lies in the rule's folders and no job of it writes, as of a seed that is not in the study any more."""
     moved, place = [], ASIDE / time.strftime("%Y-%m-%dT%H%M%S")
-    for folder in sorted({*folders(rule).values()}):
+    for folder in artifacts(rule):
         for path in sorted(path for path in Path(folder).rglob("*") if path.is_file() or path.is_symlink()):
             if not {str(path), *map(str, path.parents)} & rule.outputs:
                 (place / path).parent.mkdir(parents=True, exist_ok=True)
