@@ -96,7 +96,7 @@ rule all:
     input:
         targets("report", "data_report", "weights"),
         # Every job's settings, for what is missing and not asked for is not made: one that is aside has to be.
-        [path for path in targets(*RULES) if path.endswith("/run.json")],
+        [path for path in targets(*RULES) if Path(path).name == "run.json"],
 
 
 if workflow.is_main_process and told.executor == "slurm":
