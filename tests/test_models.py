@@ -89,10 +89,14 @@ def small(**changed: object) -> Recipe:
     return Recipe.model_validate_json(json.dumps(recipe | changed))
 
 
-def test_a_recipe_gives_the_same_model_twice() -> None:
+@pytest.mark.parametrize("architecture", ["qwen2_5_vl", "qwen3_vl"])
+def test_a_recipe_gives_the_same_model_twice(architecture: str) -> None:
     models = []
     for _ in range(2):
-        pretrain(small(), lambda model, *_: models.append({k: v.clone() for k, v in model.state_dict().items()}))
+        pretrain(
+            small(architecture=architecture),
+            lambda model, *_: models.append({k: v.clone() for k, v in model.state_dict().items()}),
+        )
     assert all(torch.equal(models[0][key], models[1][key]) for key in models[0])
 
 
@@ -147,12 +151,8 @@ def test_a_checkpoint_in_parts_is_one(tmp_path: Path) -> None:
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "gone"])
-def test_a_part_that_is_not_whole_is_named(tmp_path: Path, damage: str) -> None:
+def test_a_part_that_is_not_whole_is_named(tmp_path: Path) -> None:
     _, part = sharded(tmp_path)
-    content = part.read_bytes()
-    part.unlink()
-    if damage == "truncated":
-        part.write_bytes(content[:-100])
+    part.write_bytes(part.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"model-2-of-2\.safetensors: not whole .*; fetch it again"):
         check(tmp_path)

@@ -18,6 +18,7 @@ from stages.rl.data_flow import Queries, make_queries
 from stages.rl.response_collection import NativeCollector, Responses, choose
 from stages.rl.trajectory_generation import sequences_of
 from tests.conftest import PROMPT
+from tests.layouts import write_tiny
 
 MODELS = Path(__file__).parent.parent / "models"
 COMPUTE = Compute(device="cpu", dtype="float32", threads=1)
@@ -25,8 +26,11 @@ HOT = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=20)
 GREEDY = Sampling(temperature=0.01, top_p=0.001, max_new_tokens=20)
 
 
-@pytest.fixture(scope="module", params=["qwen2_5_vl_tiny", "qwen2_vl_tiny"])
-def vlm(request: pytest.FixtureRequest) -> VLM:
+@pytest.fixture(scope="module", params=["qwen2_5_vl_tiny", "qwen2_vl_tiny", "qwen3_vl"])
+def vlm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> VLM:
+    """The committed models; of Qwen3-VL one with random weights."""
+    if request.param == "qwen3_vl":
+        return load(write_tiny(tmp_path_factory.mktemp("model"), "qwen3_vl"), COMPUTE, PROMPT)
     return load(MODELS / request.param, COMPUTE, PROMPT)
 
 
@@ -100,8 +104,9 @@ def test_kept_features_are_what_the_vision_tower_says_again(vlm: VLM, problems: 
     for problem, prompt in zip(problems, kept, strict=True):
         inputs = vlm.processor.image_processor(problem.picture(), return_tensors="pt")
         with torch.no_grad():
-            again = vlm.model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]).pooler_output
-        assert_close(prompt.features, again, atol=1e-5, rtol=0)
+            again = vlm.model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
+        levels = [again.pooler_output, *getattr(again, "deepstack_features", [])]
+        assert_close(prompt.features, torch.cat(levels, dim=1), atol=1e-5, rtol=0)
 
 
 def test_greedy_sampling_is_generate(vlm: VLM, problems: list[Problem]) -> None:

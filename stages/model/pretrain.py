@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from stages.config import PretrainRun, Recipe, load_run
 from stages.data.boxes import boxed
@@ -29,6 +28,7 @@ from stages.data.geometry.problems import Given, Mode, draw_corpus, draw_given, 
 from stages.data.geometry.solutions import golden_solution, imperfect_solution, listed
 from stages.files import sha256, whole_folder
 from stages.model.compute import set_up
+from stages.model.levels import joined, parted
 from stages.model.processor import ImageOnlyProcessor
 from stages.model.tiny import build_model, build_processor
 from stages.progress import progress
@@ -46,7 +46,7 @@ class Pictures:
 
     Attributes:
         given: the problem each shows.
-        features: [N, 16, H] what the frozen vision tower makes of them (after the first stage).
+        features: [N, 16, H * (1 + D)] of them by the frozen vision tower (`stages.model.levels`); after stage one.
     """
 
     given: list[Given]
@@ -86,9 +86,9 @@ def patches(images: list[Image.Image], processor: ImageOnlyProcessor) -> Tensor:
 
 
 def look(model: PreTrainedModel, pictures: Pictures, rows: Sequence[int]) -> Tensor:
-    """[len(rows), 16, H] the vision tower's features."""
+    """[len(rows), 16, H * (1 + D)] the vision tower's features, level beside level."""
     seen = model.model.visual(pictures.patches(rows).flatten(0, 1), grid_thw=pictures.grid(len(rows)))
-    return seen.pooler_output.view(len(rows), IMAGE_TOKENS, -1)
+    return joined(seen).view(len(rows), IMAGE_TOKENS, -1)
 
 
 def learn_glyphs(model: PreTrainedModel, pictures: Pictures, recipe: Recipe, random: Random) -> None:
@@ -106,7 +106,7 @@ def learn_glyphs(model: PreTrainedModel, pictures: Pictures, recipe: Recipe, ran
             rise, fall = min(1, (step + 1) / 10), 1 - step / recipe.glyph_steps
             group["lr"] = recipe.glyph_learning_rate * rise * max(0.02, fall)
         rows = random.sample(range(trained), min(64, trained))
-        logits = head(F.rms_norm(look(model, pictures, rows), (hidden,))).view(-1, len(GLYPHS))
+        logits = head(F.rms_norm(look(model, pictures, rows)[..., :hidden], (hidden,))).view(-1, len(GLYPHS))
         target = pictures.glyphs(rows).view(-1)
         loss = F.cross_entropy(logits, target, weight=rarity)
         optimizer.zero_grad()
@@ -226,7 +226,7 @@ def language_loss(model: PreTrainedModel, pictures: Pictures, batch: Batch) -> T
             mm_token_type_ids=(batch.token_ids == image).int(),
             image_grid_thw=pictures.grid(len(batch.pictures)),
             mm_encoder_outputs={
-                "image": BaseModelOutputWithPooling(pooler_output=tuple(pictures.features[batch.pictures]))
+                "image": parted(pictures.features[batch.pictures], model.config.text_config.hidden_size)
             },
             use_cache=False,
         ).last_hidden_state

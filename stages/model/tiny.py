@@ -1,4 +1,4 @@
-"""Tiny models of the real Qwen2-VL and Qwen2.5-VL classes, with a tokenizer and an image processor to match.
+"""Tiny models of the real Qwen2-VL, Qwen2.5-VL and Qwen3-VL classes, with a tokenizer and an image processor to match.
 
 A tiny model sees 64 x 64 pixels in patches of 8, merged 2 x 2 to 16 image tokens. Its heads are 32 wide, the smallest
 width that vLLM accepts.
@@ -19,6 +19,8 @@ from transformers import (
     Qwen2Tokenizer,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
 )
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -127,7 +129,20 @@ def build_model(recipe: Recipe, processor: ImageOnlyProcessor) -> PreTrainedMode
         "vision_end_token_id": token_id("<|vision_end|>"),
         "tie_word_embeddings": True,
     }
-    if recipe.architecture == "qwen2_5_vl":
+    model: PreTrainedModel
+    if recipe.architecture == "qwen3_vl":
+        text["head_dim"] = HEAD_DIM
+        text["rope_parameters"] |= {"mrope_interleaved": True, "mrope_section": [6, 5, 5]}
+        vision |= {
+            "hidden_size": recipe.vision_size,
+            "intermediate_size": 2 * recipe.vision_size,
+            "out_hidden_size": recipe.hidden_size,
+            "num_position_embeddings": PIXELS // PATCH**2,
+            # The first blocks of the language model take these levels, one each.
+            "deepstack_visual_indexes": list(range(recipe.vision_layers))[: recipe.layers],
+        }
+        model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **tokens))
+    elif recipe.architecture == "qwen2_5_vl":
         vision |= {
             "hidden_size": recipe.vision_size,
             "intermediate_size": 2 * recipe.vision_size,
@@ -136,7 +151,7 @@ def build_model(recipe: Recipe, processor: ImageOnlyProcessor) -> PreTrainedMode
             "fullatt_block_indexes": [recipe.vision_layers - 1],
         }
         config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **tokens)
-        model: PreTrainedModel = Qwen2_5_VLForConditionalGeneration(config)
+        model = Qwen2_5_VLForConditionalGeneration(config)
     else:
         vision |= {"embed_dim": recipe.vision_size, "hidden_size": recipe.hidden_size, "mlp_ratio": 2}
         model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision, **tokens))

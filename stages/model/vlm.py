@@ -1,25 +1,26 @@
 """A vision-language model as this study uses it: prompts made once, vision frozen and looked through once.
 
-Letters: B rows, Q tokens of a query, V image tokens of its picture, H width of the language model.
+Letters: B rows, Q tokens of a query, V image tokens of its picture, H width of the language model, D levels of features
+beyond the last (`stages.model.levels`).
 """
 
 import copy
-from collections import OrderedDict
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from stages.config import Compute, PromptSettings
 from stages.data.problem import Problem
 from stages.model import attention
+from stages.model.features import IN_MEMORY, FeatureLimits, Features, maker_digest, picture_digest
+from stages.model.levels import joined, parted
+from stages.model.parts import freeze
 from stages.model.processor import load_processor, render
-
-CACHE_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,14 @@ class Prompt:
         token_ids: [Q]
         position_ids: [3, Q] temporal, height and width position of each token, as the model derives them.
         grid_thw: [3] patches of the picture in time, height and width.
-        features: [V, H] what the frozen vision tower and connector make of the picture.
+        picture: its digest.
+        features: [V, H * (1 + D)] what the frozen vision tower and connector make of the picture, level beside level.
     """
 
     token_ids: Tensor
     position_ids: Tensor
     grid_thw: Tensor
+    picture: str
     features: Tensor
 
 
@@ -43,14 +46,14 @@ class Prompt:
 class VLM:
     """A model, its processor, and the prompts it has seen.
 
-    The vision tower and the connector are frozen (paper, Sec. 5.1), so a picture's features never change: they are
-    computed when a problem is first met and kept, the least recently used given up beyond CACHE_BYTES.
+    A prompt is kept as long as its picture's features are. They wait in the host's memory.
     """
 
     model: PreTrainedModel
     processor: Any
     instruction: str
-    _prompts: OrderedDict[Problem, Prompt] = field(default_factory=OrderedDict)
+    _features: Features
+    _prompts: dict[Problem, Prompt] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -70,26 +73,22 @@ class VLM:
         return torch.tensor([getattr(config, name) for name in names], device=self.device)
 
     def prompts(self, problems: list[Problem]) -> list[Prompt]:
-        """The prompts of some problems; what was made before is not made again."""
+        """The prompts of some problems; what was made before and kept is not made again."""
         new = list(dict.fromkeys(problem for problem in problems if problem not in self._prompts))
         if new:
             self._prompts.update(zip(new, self._make(new), strict=True))
         found = [self._prompts[problem] for problem in problems]
-        for problem in problems:
-            self._prompts.move_to_end(problem)
-        self._forget()
-        return found
+        for prompt in found:
+            self._features.keep(prompt.picture, prompt.features)
+        for problem in [problem for problem, prompt in self._prompts.items() if prompt.picture not in self._features]:
+            del self._prompts[problem]
+        return [replace(prompt, features=prompt.features.to(self.device)) for prompt in found]
 
-    def _forget(self) -> None:
-        size = sum(prompt.features.nbytes for prompt in self._prompts.values())
-        while size > CACHE_BYTES:
-            size -= self._prompts.popitem(last=False)[1].features.nbytes
-
-    @torch.no_grad()
     def _make(self, problems: list[Problem]) -> list[Prompt]:
+        pictures = [problem.picture() for problem in problems]
         inputs = self.processor(
             text=[self.render(problem) for problem in problems],
-            images=[[problem.picture()] for problem in problems],
+            images=[[picture] for picture in pictures],
             padding=True,
             return_tensors="pt",
         ).to(self.device)
@@ -100,17 +99,13 @@ class VLM:
             image_grid_thw=grids,
             attention_mask=inputs["attention_mask"],
         )
-        # One by one: what is computed of a picture must not depend on which others a resumed run still has to look at.
         patches = inputs["pixel_values"].split(grids.prod(1).tolist())
-        return [
-            Prompt(
-                inputs["input_ids"][i, real],
-                position_ids[:, i, real],
-                grids[i],
-                self.model.model.get_image_features(patches[i], grids[i : i + 1]).pooler_output[0],
-            )
-            for i, real in enumerate(mask)
-        ]
+        prompts = []
+        for i, real in enumerate(mask):
+            picture = picture_digest(pictures[i])
+            features = self._features.find(picture, partial(look, self.model, patches[i], grids[i]))
+            prompts.append(Prompt(inputs["input_ids"][i, real], position_ids[:, i, real], grids[i], picture, features))
+        return prompts
 
     def with_own_weights(self) -> "VLM":
         """The same with a language model of its own, which is not trained; prompts are shared."""
@@ -121,25 +116,46 @@ class VLM:
         return render(self.processor, problem.question, self.instruction)
 
 
-def load(folder: Path, compute: Compute, prompt: PromptSettings) -> VLM:
-    """Load a base model, vision frozen.
+def load(folder: Path, compute: Compute, prompt: PromptSettings, limits: FeatureLimits = IN_MEMORY) -> VLM:
+    """Load a base model, vision tower and connector frozen (paper, Sec. 5.1).
 
     Raises:
-        ValueError: the tokenizer is not the one that the model was trained with.
+        ValueError: a weight is not in the checkpoint, or the tokenizer is not the one that the model was trained with.
     """
     attention.register()
-    model = AutoModelForImageTextToText.from_pretrained(
+    model, found = AutoModelForImageTextToText.from_pretrained(
         folder,
         dtype=getattr(torch, compute.dtype),
         attn_implementation={"text_config": attention.NAME, "vision_config": "sdpa"},
+        output_loading_info=True,
     )
+    # transformers would go on with weights drawn at random.
+    if missing := sorted(found["missing_keys"]):
+        raise ValueError(f"{folder}: no {missing[0]} in its weights ({len(missing)} missing in all); fetch them again")
     processor = load_processor(folder, prompt)
     for token in ("image_token", "video_token"):
         said, used = getattr(model.config, f"{token}_id"), getattr(processor, f"{token}_id")
         if said != used:
             raise ValueError(f"{folder}: config.json says {token}_id={said}, the tokenizer {used}: not of one model")
-    model.model.visual.requires_grad_(False)
-    return VLM(model.to(compute.device).eval(), processor, prompt.instruction)
+    freeze(model, ["vision", "connector"])
+    model = model.to(compute.device).eval()
+    features = Features(limits, partial(maker_digest, model, processor.image_processor, compute))
+    return VLM(model, processor, prompt.instruction, features)
+
+
+@torch.no_grad()
+def look(model: PreTrainedModel, patches: Tensor, grid_thw: Tensor) -> Tensor:
+    """[V, H * (1 + D)] what vision tower and connector make of one picture.
+
+    It is looked at alone: what is computed of it must not depend on which others a resumed run still has to look at.
+
+    Args:
+        model: of any family.
+        patches: of the picture, as its processor cuts it.
+        grid_thw: [3] how many, in time, height and width.
+    """
+    visual = model.model.visual
+    return joined(visual(patches.type(visual.dtype), grid_thw=grid_thw[None]))
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
@@ -162,7 +178,7 @@ def hidden_states(
     Args:
         token_ids: [B, L] with as many image tokens in a row as its features.
         position_ids: [3, B, L]. With 2-D ids all three axes would silently be the text's.
-        features: of each row, [V, H].
+        features: of each row, [V, H * (1 + D)].
         mask: [B, L] True on real tokens; None where padding is on the right only, which no real token can see.
         cache: `past_key_values` to fill.
 
@@ -173,7 +189,7 @@ def hidden_states(
         input_ids=token_ids,
         position_ids=position_ids,
         attention_mask=None if mask is None else mask.long(),
-        mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=tuple(features))},
+        mm_encoder_outputs={"image": parted(features, model.config.text_config.hidden_size)},
         use_cache=bool(cache),
         **cache,
     )

@@ -1,6 +1,7 @@
 """Step I, data flow: problems become queries.
 
-Letters: B rows = problems x G; G group size; Q tokens of the longest query; V image tokens of a picture; H width.
+Letters: B rows = problems x G; G group size; Q tokens of the longest query; V image tokens of a picture; H width;
+D levels of features beyond the last (`stages.model.levels`).
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ class Queries:
         token_ids: [B, Q] padded on the left.
         mask: [B, Q] True on real tokens.
         position_ids: [3, B, Q] as the model derives them; 0 on padding.
-        features: [B] of [V, H], one tensor for all siblings.
+        features: [B] of [V, H * (1 + D)], one tensor for all siblings.
         group: [B] which problem a row asks.
         group_size: G.
     """
