@@ -12,7 +12,7 @@ sys.path.insert(0, workflow.basedir)
 from stages.config import load_study
 from stages.sources import results_digest
 from workflow import cluster
-from workflow.plan import plan
+from workflow.plan import plan, too_large
 from workflow.current import set_stale_aside
 from workflow.dvc.planning import LOOKS, STARTED_BY
 from workflow.dvc.restore import take_up
@@ -43,6 +43,8 @@ grid = study.study
 if workflow.is_main_process:
     print(plan(study), file=sys.stderr)
     looks = told.unlock or told.touch or os.environ.get(STARTED_BY) == LOOKS
+    if not looks and (mistakes := too_large(study, study_files[-1])):
+        sys.exit("The study cannot run:\n" + "\n".join(mistakes))
     if not (looks or somebody_runs()):
         stale = [
             f"{name} {count}" for name, count in set_stale_aside(study, paper).items()

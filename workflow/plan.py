@@ -1,13 +1,16 @@
-"""What a study means, before it runs: runs, responses, updates, checkpoints. Printed when Snakemake starts."""
+"""What a study means, before it runs: runs, responses, updates, checkpoints, memory. Printed when Snakemake starts."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Literal
 
 from stages.config import Checkpoint, Study
+from stages.model.advice import advice
+from stages.model.memory import SIZE, Plan, architecture_of, least_cache, plans, trained_numbers
 
 GB = 1e9
-STATES = 9  # two kept and one that is being written, each with weights and AdamW's two moments
+STATES = 3 * 3  # two kept and one that is being written, each with weights and AdamW's two moments
 
 
 def plan(study: Study) -> str:
@@ -50,17 +53,73 @@ def plan(study: Study) -> str:
         f"Trained weights: {written} epochs, {_rounded(size)} GB{removed}.",
     ]
     if trained_models := {cell[0] for kind in ("sft", "rl") for cell in runs[kind]}:
-        of_one = STATES * max(_gigabytes(study, model, unknown) for model in trained_models)
+        of_one = STATES * max(_trained_gigabytes(study, model, unknown) for model in trained_models)
         lines.append(f"Saved states, to resume from: up to {_rounded(of_one)} GB for each training at work.")
+    made, unplanned = plans(study)
+    lines += _memory(made)
+    unknown |= {f"the memory of {model}" for model in unplanned}
     if study.download:
         fetched = sum(download.gigabytes for download in study.download.values())
         lines.append(f"Downloads: {', '.join(study.download)}: about {_rounded(fetched)} GB.")
         moving = [name for name, download in study.download.items() if not download.is_pinned]
         if moving:
             lines.append(f"Not pinned to a commit, so the files may change: download.{', download.'.join(moving)}.")
+    if study.collector.engine == "vllm" and not _jobs_have("vllm"):
+        lines.append("Not installed here: vLLM, which collector.engine asks for; the jobs will need it (docs/vllm.md).")
     if unknown:
         lines.append(f"Not counted, because it is not known yet: {', '.join(sorted(unknown))}.")
     return "\n".join(lines)
+
+
+def _jobs_have(package: str) -> bool:
+    """Whether the python that jobs are started with finds a package."""
+    look = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is None)"
+    return subprocess.run(["python", "-c", look], check=False).returncode == 0
+
+
+def too_large(study: Study, path: str | Path) -> list[str]:
+    """A line for every job that cannot fit, and the planner's advice; empty if all fit, as far as is known.
+
+    Args:
+        study: what is planned.
+        path: its file.
+    """
+    on_gpu = study.compute.device == "cuda"
+    lines = []
+    memory = study.resources.memory
+    for made in plans(study)[0]:
+        setup = made.setup
+        if setup.engine == "vllm" and setup.stage != "sft" and memory.kv_cache_mb < (least := least_cache(setup)):
+            lines.append(
+                f"{path}: resources.memory.kv_cache_mb: {memory.kv_cache_mb}, but one response of {_name(made)} "
+                f"takes {least} MB (allowed: as much, or more)"
+            )
+        if made.fits:
+            continue
+        stage = setup.stage
+        job = getattr(study.resources, stage)
+        key, value = ("memory.gpu_mb", memory.gpu_mb) if on_gpu else (f"{stage}.memory_mb", job.memory_mb)
+        on_a_node = 1 if on_gpu else made.setup.processes // getattr(job, "nodes", 1)
+        lines.append(
+            f"{path}: resources.{key}: {value}, but {_name(made)} takes {made.peak * on_a_node // 10**6} MB "
+            f"(allowed: as much, or settings that take less)\n{advice(made.setup)}"
+        )
+    return lines
+
+
+def _memory(made: list[Plan]) -> list[str]:
+    """A line a stage, of its largest job."""
+    lines = []
+    for stage in ("sft", "rl", "evaluate"):
+        if of_stage := [plan for plan in made if plan.setup.stage == stage]:
+            largest = max(of_stage, key=lambda plan: plan.peak)
+            limit = f" of {_rounded(largest.setup.limit / GB)} GB" if largest.setup.limit else ""
+            lines.append(f"Memory of each process: {_name(largest)} {_rounded(largest.peak / GB)} GB{limit}.")
+    return lines
+
+
+def _name(made: Plan) -> str:
+    return " ".join(part for part in (made.setup.stage, made.setup.method, made.setup.model) if part)
 
 
 def _kept(study: Study, dataset: str) -> int:
@@ -82,6 +141,13 @@ def _problems(study: Study, dataset: str, split: Literal["train", "validation", 
     if count is None:
         unknown.add(f"the problems of {dataset}/{split}")
     return count or 0
+
+
+def _trained_gigabytes(study: Study, model: str, unknown: set[str]) -> float:
+    """Of the trained weights as the learner keeps them, or else as the base is."""
+    if (architecture := architecture_of(study, model)) is None:
+        return _gigabytes(study, model, unknown)
+    return trained_numbers(architecture, study.learner.lora) * SIZE[study.learner.dtype] / GB
 
 
 def _gigabytes(study: Study, model: str, unknown: set[str]) -> float:

@@ -1,0 +1,440 @@
+"""What the planner predicts against what runs take: `python benchmarks/memory.py [--device cpu|cuda] [CASE ...]`.
+
+Each case is two generation steps of RL, or two updates of SFT, of a random model, by the stages' own `train` in a fresh
+process. On a CPU the bytes of live tensors are counted, operation by operation, and beside them the most memory that
+the process had; on a GPU, what torch allocated. Prints a line a moment and writes benchmarks/results/memory.json.
+"""
+
+import argparse
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import (
+    GenerationConfig,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
+
+from stages.config import (
+    RL,
+    SFT,
+    BaseRun,
+    Compute,
+    GeneratedProblems,
+    JudgeRules,
+    LearnerSettings,
+    LoRA,
+    Memory,
+    Optimizer,
+    PreflightRun,
+    PromptSettings,
+    Rewards,
+    RLRun,
+    Sampling,
+    SFTRun,
+)
+from stages.data.prepare import prepare
+from stages.data.problem import read_problems
+from stages.model import base, preflight
+from stages.model.architecture import read_architecture
+from stages.model.memory import MB, PROGRAM, Lengths, Plan, Setup, plan
+from stages.model.tiny import build_processor
+
+RESULTS = Path(__file__).parent / "results" / "memory.json"
+RULES = JudgeRules(where="box", form="number", relative_tolerance=1e-4, decimals=None, percent="unit")
+ADAMW = Optimizer(
+    learning_rate=1e-5, warmup_ratio=0.1, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, clip_grad_norm=1.0
+)
+# Width, MLP, blocks, heads, key heads, vocabulary; width and blocks of the vision tower.
+SIZES = {
+    "tiny": (128, 256, 4, 4, 2, 640, 64, 2),
+    "20M": (384, 1024, 6, 6, 2, 16_000, 128, 2),
+    "100M": (640, 2560, 14, 10, 2, 32_000, 320, 4),
+    "300M": (1024, 3072, 20, 16, 4, 32_000, 512, 6),
+}
+ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run: of two steps, so that AdamW has its moments in the second.
+
+    Attributes:
+        size: of the model.
+        method: sft or rl.
+        rows: problems of a step, each answered once.
+        update: responses of an update.
+        micro: rows of a backward pass.
+        new_tokens: of every response.
+        pixels: of every picture; 256 are an image token.
+    """
+
+    size: str
+    method: str = "rl"
+    rows: int = 4
+    update: int = 4
+    micro: int = 2
+    new_tokens: int = 40
+    pixels: int = 128 * 256
+    tied: bool = True
+    checkpointing: bool = False
+    lora: bool = False
+    kept_in: str = "float32"
+    used_in: str = "float32"
+    family: str = "qwen2_5_vl"
+
+
+CASES = {
+    "tiny": Case("tiny"),
+    "tiny, long responses": Case("tiny", new_tokens=512),
+    "tiny, sft": Case("tiny", "sft"),
+    "20M": Case("20M"),
+    "20M, untied": Case("20M", tied=False),
+    "20M, bfloat16": Case("20M", kept_in="bfloat16", used_in="bfloat16"),
+    "20M, float32 over bfloat16": Case("20M", used_in="bfloat16"),
+    "20M, float32 over bfloat16, checkpointing": Case("20M", used_in="bfloat16", checkpointing=True),
+    "20M, LoRA over bfloat16": Case("20M", lora=True, used_in="bfloat16"),
+    "20M, Qwen3-VL": Case("20M", family="qwen3_vl"),
+    "100M": Case("100M"),
+    "100M, micro-batch 4": Case("100M", micro=4),
+    "100M, checkpointing": Case("100M", checkpointing=True),
+    "100M, LoRA": Case("100M", lora=True),
+    "100M, sft": Case("100M", "sft"),
+    "300M": Case("300M"),
+    "300M, checkpointing, micro-batch 4": Case("300M", checkpointing=True, micro=4),
+}
+
+
+class LiveTensors(TorchDispatchMode):
+    """Counts the bytes of all storages that an operation has seen and that are alive, and their most in each phase."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: dict[int, int] = {}
+        self.live = 0
+        self.peaks: dict[str, int] = {}
+        self.phase = "before"
+        self._resize = torch.UntypedStorage.resize_
+
+    def begin(self, phase: str) -> None:
+        """Peaks are of this phase from now on."""
+        self.phase = phase
+        self.peaks[phase] = max(self.peaks.get(phase, 0), self.live)
+
+    def __enter__(self) -> "LiveTensors":
+        def resize(storage: torch.UntypedStorage, size: int) -> Any:  # FSDP2 empties storages that stay
+            found = self._resize(storage, size)
+            self._see_storage(storage)
+            return found
+
+        torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
+        super().__exit__(*error)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves((args, kwargs, found)):
+            if isinstance(leaf, torch.Tensor):
+                self.see(leaf)
+        return found
+
+    def see(self, tensor: torch.Tensor) -> None:
+        """Count a tensor as long as it lives."""
+        if hasattr(tensor, "_local_tensor"):
+            self.see(tensor._local_tensor)
+        elif tensor.device.type != "meta":
+            self._see_storage(tensor.untyped_storage())
+
+    def _see_storage(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.sizes:
+            weakref.finalize(storage, self._gone, key)
+        self.live += size - self.sizes.get(key, 0)
+        self.sizes[key] = size
+        self.peaks[self.phase] = max(self.peaks.get(self.phase, 0), self.live)
+
+    def _gone(self, key: int) -> None:
+        self.live -= self.sizes.pop(key, 0)
+
+
+class AllocatedOnGPU:
+    """The same of what torch has allocated on a GPU."""
+
+    def __init__(self) -> None:
+        self.peaks: dict[str, int] = {}
+        self.phase = "before"
+
+    def begin(self, phase: str) -> None:
+        """Peaks are of this phase from now on."""
+        most = torch.cuda.max_memory_allocated()
+        self.peaks[self.phase] = max(self.peaks.get(self.phase, 0), most)
+        torch.cuda.reset_peak_memory_stats()
+        self.phase = phase
+
+    def __enter__(self) -> "AllocatedOnGPU":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.begin("after")
+
+
+def build(case: Case, folder: Path) -> None:
+    """A model of random weights, problems, and the preflight, as a study has them."""
+    width, inner, layers, heads, key_heads, vocabulary, vision_width, vision_layers = SIZES[case.size]
+    prepare(
+        GeneratedProblems(source="generated", mode="text", seed=0, train=2 * case.rows, validation=1, test=1), folder
+    )
+    problems = read_problems(folder / "train.jsonl")
+    processor = build_processor([problem.question + problem.solution for problem in problems])
+    ids = processor.tokenizer.convert_tokens_to_ids
+    third = width // heads // 6
+    text: dict[str, Any] = {
+        "bos_token_id": ids("<|endoftext|>"),
+        "eos_token_id": ids("<|im_end|>"),
+        "vocab_size": max(vocabulary, len(processor.tokenizer)),
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": key_heads,
+        "max_position_embeddings": 8192,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e4,
+            "mrope_section": [width // heads // 2 - 2 * third, third, third],
+        },
+        "pad_token_id": ids("<|endoftext|>"),
+    }
+    vision: dict[str, Any] = {
+        "depth": vision_layers,
+        "num_heads": 4,
+        "patch_size": 8,
+        "hidden_size": vision_width,
+        "intermediate_size": 2 * vision_width,
+        "out_hidden_size": width,
+    }
+    if case.family == "qwen3_vl":
+        text |= {"head_dim": width // heads}
+        text["rope_parameters"] |= {"mrope_interleaved": True}
+        vision |= {"num_position_embeddings": 1024, "deepstack_visual_indexes": list(range(vision_layers))}
+    else:
+        vision |= {"window_size": 32, "fullatt_block_indexes": [vision_layers - 1]}
+    tokens = {
+        "image_token_id": ids("<|image_pad|>"),
+        "video_token_id": ids("<|video_pad|>"),
+        "vision_start_token_id": ids("<|vision_start|>"),
+        "vision_end_token_id": ids("<|vision_end|>"),
+    }
+    torch.manual_seed(0)
+    sizes = {"text_config": text, "vision_config": vision, "tie_word_embeddings": case.tied, **tokens}
+    if case.family == "qwen3_vl":
+        model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(**sizes))
+    else:
+        model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**sizes))
+    # No response ends by itself: the token that would end it is never drawn.
+    model.generation_config = GenerationConfig(eos_token_id=[ids("<|video_pad|>")], pad_token_id=ids("<|endoftext|>"))
+    model.save_pretrained(folder / "given")
+    processor.save_pretrained(folder / "given")
+    given = BaseRun(out=str(folder / "base"), model="random", checkpoint=str(folder / "given"))
+    checked = PreflightRun(
+        out=str(folder / "preflight"),
+        model="random",
+        dataset="text",
+        base=str(folder / "base/checkpoint"),
+        data=str(folder),
+        prompt=_prompt(case),
+    )
+    for stage, run in ((base, given), (preflight, checked)):
+        path = folder / "run.json"
+        path.write_text(run.canonical_json())
+        stage.main(str(path))
+
+
+def _prompt(case: Case) -> PromptSettings:
+    return PromptSettings(instruction="", min_pixels=case.pixels, max_pixels=case.pixels)
+
+
+def run_of(case: Case, folder: Path, device: str) -> RLRun | SFTRun:
+    """The case as a run, with everything under `folder`."""
+    adapters = LoRA(rank=16, alpha=32.0, layers=ALL)
+    common: dict[str, Any] = {
+        "out": str(folder / "out"),
+        "checkpoints": str(folder / "checkpoints"),
+        "model": "random",
+        "dataset": "text",
+        "method": case.method,
+        "seed": 0,
+        "base": str(folder / "base/checkpoint"),
+        "data": str(folder),
+        "preflight": str(folder / "preflight"),
+        "prompt": _prompt(case),
+        "compute": Compute(device=device, dtype=case.used_in, threads=1),  # type: ignore[arg-type]
+        "epochs": 1,
+        "save_epochs": (1,),
+        "weights": str(folder / "weights"),
+        "learner": LearnerSettings(
+            dtype=case.kept_in,  # type: ignore[arg-type]
+            lora=adapters if case.lora else None,
+        ),
+    }
+    if case.method == "sft":
+        settings = SFT(optimizer=ADAMW, batch_size=case.rows, backward_batch_size=case.micro)
+        return SFTRun(**common, settings=settings)
+    method = RL(
+        algorithm="reinforce_plus_plus",
+        optimizer=ADAMW,
+        batch_size=case.rows,
+        group_size=1,
+        forward_batch_size=case.micro,
+        ppo_batch_size=case.update,
+        ppo_backward_batch_size=case.micro,
+        ppo_epochs=1,
+        epsilon=0.2,
+        gamma=1.0,
+        beta_rew=0.0,
+        beta_loss=0.01,
+        advantage_norm=True,
+        loss_average="response",
+        importance_cap=None,
+        sampling=Sampling(temperature=1.0, top_p=1.0, max_new_tokens=case.new_tokens),
+        rewards=Rewards(accuracy=1.0, language=1.0),
+    )
+    return RLRun(**common, judge=RULES, engine="native", settings=method)
+
+
+def predicted(case: Case, folder: Path, device: str) -> Plan:
+    """What the planner says of it, without what the program takes beside tensors."""
+    run = run_of(case, folder, device)
+    found = json.loads((folder / "preflight/preflight.json").read_text())
+    lengths = [found[name]["train"]["max"] for name in ("prompt_tokens", "image_tokens", "learnt_tokens")]
+    memory = Memory(
+        gpu_mb=None,
+        activation_checkpointing=case.checkpointing,
+        offload_reference=False,
+        kv_cache_mb=1,
+        feature_memory_mb=100,
+        feature_disk_mb=0,
+    )
+    setup = Setup(
+        model="random",
+        stage=case.method,  # type: ignore[arg-type]
+        method=case.method,
+        architecture=read_architecture(json.loads(Path(run.base, "config.json").read_text())),
+        lengths=Lengths(*lengths, measured=True),
+        settings=run.settings,
+        learner=run.learner,
+        engine="native",
+        compute=run.compute,
+        memory=memory,
+        problems=2 * case.rows,
+        processes=1,
+        sharded=False,
+        limit=None,
+    )
+    made = plan(setup)
+    without = {
+        name: {part: size for part, size in parts.items() if part != "program"} for name, parts in made.moments.items()
+    }
+    return dataclasses.replace(made, moments=without)
+
+
+def measure(case: Case, folder: Path, device: str) -> dict[str, int]:
+    """Run it in this process: the most bytes of live tensors at each moment, and the most memory of the process."""
+    from stages.rl import train as rl
+    from stages.rl.response_collection import NativeCollector
+    from stages.sft import train as sft
+    from stages.training.run import Means
+
+    watch = AllocatedOnGPU() if device == "cuda" else LiveTensors()
+
+    def at(owner: Any, name: str, moment: str, after: str) -> None:
+        inner: Callable[..., Any] = getattr(owner, name)
+
+        def outer(*args: Any, **kwargs: Any) -> Any:
+            watch.begin(moment)
+            try:
+                return inner(*args, **kwargs)
+            finally:
+                watch.begin(after)
+
+        setattr(owner, name, outer)
+
+    loop = rl if case.method == "rl" else sft
+    at(loop, "make_queries" if case.method == "rl" else "golden_sequences", "looking", "learning")
+    if case.method == "rl":
+        at(NativeCollector, "collect", "sampling", "between")
+        at(rl, "make_trajectory", "scoring", "between")
+        at(rl, "update_policy", "learning", "between")
+    at(sys.modules["stages.training.learner"].Learner, "step", "moving", "learning")
+    means = Means(activation_checkpointing=case.checkpointing, feature_memory_mb=100, largest_gap=100.0)
+    with watch:
+        loop.train(run_of(case, folder, device), means)  # type: ignore[arg-type]
+    return watch.peaks | {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
+def compared(case: Case, device: str) -> dict[str, Any]:
+    """Prediction and measurement, by moment and at the worst of them."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        build(case, folder)
+        command = [sys.executable, __file__, "--device", device, "--measure", name, repr(case)]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        measured: dict[str, int] = json.loads(said.splitlines()[-1])
+        made = predicted(case, folder, device)
+    said_by_moment = {name: made.total(name) for name in made.moments}
+    # Two moments of the plan that cannot be told apart from outside.
+    for extra, moment in (("reading", "sampling"), ("summing", "learning")):
+        if extra in said_by_moment:
+            said_by_moment[moment] = max(said_by_moment[moment], said_by_moment.pop(extra))
+    moments = {name: (said, measured[name]) for name, said in said_by_moment.items() if name in measured}
+    peak = max(size for name, size in measured.items() if name not in ("process", "before", "after"))
+    return {
+        "case": dataclasses.asdict(case),
+        "parts": made.moments[made.worst],
+        "worst": made.worst,
+        "moments": moments,
+        "total": (made.peak, peak),
+        "process": (made.peak + PROGRAM["cpu"], measured["process"]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--measure", metavar="FOLDER", help="of a case that is built; used by the script itself")
+    parser.add_argument("cases", nargs="*", help=f"default: all of {', '.join(CASES)}")
+    asked = parser.parse_args()
+    if asked.measure:
+        print(json.dumps(measure(eval(asked.cases[0]), Path(asked.measure), asked.device)))
+        return
+    about = {"device": asked.device, "torch": torch.__version__}
+    found = json.loads(RESULTS.read_text())["cases"] if RESULTS.is_file() else {}
+    for name in asked.cases or CASES:
+        found[name] = of_case = compared(CASES[name], asked.device)
+        print(f"\n{name}: predicted, measured MB, ratio")
+        for moment, (said, measured) in {**of_case["moments"], **{k: of_case[k] for k in ("total", "process")}}.items():
+            print(f"  {moment:10} {said / MB:9.1f} {measured / MB:9.1f} {said / measured:6.2f}", flush=True)
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(about | {"cases": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
