@@ -9,7 +9,7 @@ SHELL := bash
 # The rules call `python -m stages...`, so the environment's python must be the first on the path.
 IN_ENVIRONMENT := PATH="$(CURDIR)/.venv/bin:$$PATH"
 
-.PHONY: help study smoke base test lint clean
+.PHONY: help study smoke base test vllm lint clean
 
 help:  ## this text
 	@sed -n 's/^\([a-z]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -24,7 +24,9 @@ base: .venv/ready  ## build the tiny base models again, in runs/pretrain
 	$(IN_ENVIRONMENT) snakemake --cores $(CORES) --configfile config/pretrain.yaml --directory runs/pretrain all_base
 
 test: .venv/ready  ## the test suite
-	$(IN_ENVIRONMENT) pytest -n 2 --dist loadfile tests/test_workflow.py tests/test_dvc.py tests/test_slurm.py tests/test_resume.py tests  # the longest first
+	$(IN_ENVIRONMENT) OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --durations 25 tests/test_workflow.py tests/test_dvc.py tests/test_slurm.py tests/test_resume.py tests  # the longest first
+
+vllm: .venv/vllm/ready  ## vLLM for a machine without a GPU, in .venv/vllm
 
 lint: .venv/ready  ## format, types, and who may import whom
 	$(IN_ENVIRONMENT) ruff check .
@@ -49,4 +51,15 @@ clean:  ## remove the environment and caches, and no result
 	$(PYTHON) -m venv .venv/dvc
 	.venv/dvc/bin/pip install -qq --disable-pip-version-check --requirement envs/dvc.lock
 	ln -sf ../dvc/bin/dvc .venv/bin/dvc
+	touch $@
+
+# It sees the packages of .venv, which does not see its: torchvision, that it needs, breaks a CPU-only torch (docs/vllm.md).
+.venv/vllm/ready: .venv/ready envs/vllm.lock envs/torchvision_operators.py
+	.venv/bin/python -m venv .venv/vllm
+	.venv/vllm/bin/pip install -qq --disable-pip-version-check --no-deps --requirement envs/vllm.lock
+	packages='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+	study=$$(.venv/bin/python -c "$$packages"); \
+	own=$$(.venv/vllm/bin/python -c "$$packages"); \
+	cp envs/torchvision_operators.py "$$own"; \
+	printf '%s\n' "import site; site.addsitedir('$$study')" "import torchvision_operators" > "$$own/study.pth"
 	touch $@

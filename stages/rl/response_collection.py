@@ -16,9 +16,12 @@ from stages.config import Sampling
 from stages.model.vlm import VLM, hidden_states
 from stages.rl.data_flow import Queries
 from stages.seeds import uniforms
+from stages.training.errors import StepError
 
 # Share of finished rows at which they leave the batch: each leave-taking copies the cache of those that stay.
 LEAVING = 0.15
+# Mean probability of banned tokens beyond which a policy has nothing else to say.
+SPEECHLESS = 0.99
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class Responses:
         token_ids: [B, R] padded on the right.
         mask: [B, R] True up to and with the end token.
         finished: [B] ended by itself, not cut off.
-        logprobs: [B, R] log-probability of each token under the policy that answered, at temperature 1; 0 on padding.
+        logprobs: [B, R] log-probability of each token under the policy that answered, at temperature 1 (native) or at
+            the row's temperature and top_p (vLLM), which are 1 in training; 0 on padding.
     """
 
     texts: list[str]
@@ -44,11 +48,19 @@ class Collector(Protocol):
     """Something that answers queries."""
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Take over the policy's trained weights, given one by one under their names."""
+        """Take over the policy's weights, one by one under transformers' names: all but frozen vision."""
         ...
 
     def collect(self, queries: Queries, sampling: Sequence[Sampling], seeds: Sequence[int]) -> Responses:
-        """Answer each row with its own sampling and its own seed; a row's answer does not depend on the others."""
+        """Answer each row with its own sampling and its own seed; a row's answer does not depend on the others.
+
+        Raises:
+            StepError: the policy says nothing but vision placeholders, which are banned.
+        """
+        ...
+
+    def rest(self) -> None:
+        """Give back what memory it can; nothing is collected before the next `load`."""
         ...
 
 
@@ -60,16 +72,22 @@ class NativeCollector:
 
     Attributes:
         vlm: the very model that is trained, or, where that one is cut into parts, a copy of its own.
+        shared: it is the very model, so that there is nothing to be taken over.
     """
 
     vlm: VLM
+    shared: bool = False
 
     @torch.no_grad()
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        if self.shared:
+            return
         own = dict(self.vlm.model.named_parameters())
         for name, weight in weights:
-            if own[name] is not weight:
-                own[name].copy_(weight)
+            own[name].copy_(weight)
+
+    def rest(self) -> None:
+        """It has no memory of its own between two calls."""
 
     @torch.no_grad()
     def collect(self, queries: Queries, sampling: Sequence[Sampling], seeds: Sequence[int]) -> Responses:
@@ -81,7 +99,7 @@ class NativeCollector:
         noise = torch.from_numpy(np.stack([uniforms(seed, longest) for seed in seeds])).to(device)
 
         token_ids = torch.full((rows, longest), self.vlm.processor.tokenizer.pad_token_id, device=device)
-        logprobs = torch.zeros(rows, longest, device=device)
+        logprobs, banned = torch.zeros(rows, longest, device=device), torch.zeros(rows, longest, device=device)
         lengths, finished = limits.clone(), torch.zeros(rows, dtype=torch.bool, device=device)
         batch = torch.arange(rows, device=device)  # the rows that are decoded
         going = torch.ones_like(finished)  # of these, the ones that still answer
@@ -90,7 +108,9 @@ class NativeCollector:
         for t in range(longest):
             chosen = choose(logits, temperature[batch], top_p[batch], noise[batch, t], self.vlm.banned_ids)
             token_ids[batch[going], t] = chosen[going]
-            logprobs[batch[going], t] = logits.log_softmax(-1).gather(1, chosen[:, None])[going, 0]
+            full = logits.log_softmax(-1)
+            logprobs[batch[going], t] = full.gather(1, chosen[:, None])[going, 0]
+            banned[batch[going], t] = full[:, self.vlm.banned_ids][going].exp().sum(1)
             stopped = torch.isin(chosen, self.vlm.stop_ids) & going
             finished[batch[stopped]] = True
             lengths[batch[stopped]] = t + 1
@@ -105,9 +125,31 @@ class NativeCollector:
         reach = int(lengths.max())
         mask = torch.arange(reach, device=device) < lengths[:, None]
         token_ids, logprobs = token_ids[:, :reach], logprobs[:, :reach]
-        kept = [ids[real].tolist() for ids, real in zip(token_ids, mask, strict=True)]
-        texts = self.vlm.processor.tokenizer.batch_decode(kept, skip_special_tokens=True)
-        return Responses(texts, token_ids, mask, finished, logprobs)
+        check_it_speaks(banned[:, :reach][mask])
+        return Responses(texts_of(self.vlm, token_ids, mask), token_ids, mask, finished, logprobs)
+
+
+def texts_of(vlm: VLM, token_ids: Tensor, mask: Tensor) -> list[str]:
+    """[B] the texts of responses, without special tokens, from their ids and mask [B, R]."""
+    kept = [ids[real].tolist() for ids, real in zip(token_ids, mask, strict=True)]
+    texts: list[str] = vlm.processor.tokenizer.batch_decode(kept, skip_special_tokens=True)
+    return texts
+
+
+def check_it_speaks(banned: Tensor) -> None:
+    """Stop at a policy that is left with nothing to say.
+
+    Args:
+        banned: of each response token, the probability that the policy gave to banned tokens in its place.
+
+    Raises:
+        StepError: nearly all, everywhere.
+    """
+    if (share := banned.mean().item()) > SPEECHLESS:
+        raise StepError(
+            f"{share:.1%} of the policy's probability is on vision placeholders, which cannot be said: training "
+            "broke it (a smaller learning_rate, or a larger beta_loss?)"
+        )
 
 
 class _Decoder:
