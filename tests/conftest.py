@@ -119,11 +119,14 @@ STUDY: dict[str, Any] = {
             "beta_loss": 0.01,
             "advantage_norm": True,
             "loss_average": "response",
+            "importance_cap": None,
             "sampling": {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 32},
             "rewards": {"accuracy": 1.0, "language": 0.5},
         }
         for name, algorithm, group_size in (("grpo", "grpo", 4), ("rpp", "reinforce_plus_plus", 1))
     },
+    "learner": {"dtype": "float32", "lora": None},
+    "collector": {"engine": "native", "largest_gap": 0.01},
     "evaluate": {
         "splits": ["validation", "test"],
         "settings": {"pass@1": {"samples": 1, "temperature": 0.01, "top_p": 0.001}},
@@ -153,6 +156,7 @@ STUDY: dict[str, Any] = {
             "first_ratio": 0.001,
             "sampler_gap": 0.01,
             "sampler_gap_max": 0.5,
+            "sampler_outside": 0.02,
             "kl": 1.0,
             "clip_fraction": 0.2,
             "entropy_left": 0.1,
@@ -163,6 +167,14 @@ STUDY: dict[str, Any] = {
     },
     "compute": {"device": "cpu", "dtype": "float32", "threads": 1},
     "resources": {
+        "memory": {
+            "gpu_mb": None,
+            "activation_checkpointing": False,
+            "offload_reference": False,
+            "kv_cache_mb": 100,
+            "feature_memory_mb": 100,
+            "feature_disk_mb": 0,
+        },
         "sft": {"memory_mb": 1000, "minutes": 10, "nodes": 1, "processes": 1, "sharded": False, "save_every": 2},
         "rl": {"memory_mb": 1000, "minutes": 10, "nodes": 1, "processes": 1, "sharded": False, "save_every": 1},
         "evaluate": {"memory_mb": 1000, "minutes": 10},

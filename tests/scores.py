@@ -22,12 +22,12 @@ COLUMNS = {
     "correct_ratio_in_no_reflection_texts",
     "words": "phase split epoch generation_step setting matching word count",
     "updates": "epoch generation_step gradient_step kl_loss ratio clip_fraction entropy tokens sampler_gap "
-    "sampler_gap_max",
+    "sampler_gap_max sampler_outside",
     "health": "check value bound verdict about",
 }
 COMPARED = ["model", "dataset", "method", "over", "split", "setting", "epoch"]
 BOUNDS = {"kl": 1.0, "clip_fraction": 0.2, "entropy_left": 0.1, "first_ratio": 0.001, "truncated": 0.1}
-BOUNDS |= {"sampler_gap": 0.01, "sampler_gap_max": 0.5, "timed_out": 0.0}
+BOUNDS |= {"sampler_gap": 0.01, "sampler_gap_max": 0.5, "sampler_outside": 0.02, "timed_out": 0.0}
 GAIN = {"vanilla": 0.0, "sft": 0.05, "rl": 0.15, "other": 0.1}
 
 
@@ -101,7 +101,7 @@ def _train(
         ]
     for update in (1, 2):
         ratio = 1.0 if update == 1 else 1.01
-        now = (0.02 * step, ratio, 0.1 * share, 0.5 / step, 900, 1e-4 * (1 + share), 0.05)
+        now = (0.02 * step, ratio, 0.1 * share, 0.5 / step, 900, 1e-4 * (1 + share), 0.05, 0.002)
         rows["updates"].append((*run, 1, step, 2 * step + update - 2, *now))
 
 

@@ -37,6 +37,7 @@ METHOD = RL(
     beta_loss=0.1,
     advantage_norm=True,
     loss_average="response",
+    importance_cap=None,
     sampling=Sampling(temperature=1.0, top_p=1.0, max_new_tokens=8),
     rewards=Rewards(accuracy=1.0, language=1.0),
 )

@@ -114,6 +114,7 @@ BOUNDS = Health(
     first_ratio=0.001,
     sampler_gap=0.01,
     sampler_gap_max=0.5,
+    sampler_outside=0.02,
     kl=1.0,
     clip_fraction=0.2,
     entropy_left=0.1,
@@ -137,6 +138,7 @@ def records(**change: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
             "entropy": [2.0, 2.0, 1.0, 1.0],
             "sampler_gap": 1e-6,
             "sampler_gap_max": 1e-5,
+            "sampler_outside": 0.0,
         }
     )
     responses = pd.DataFrame(
@@ -155,6 +157,7 @@ def records(**change: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
         ({"ratio": [1.0, 1.2, 1.01, 1.2]}, {"first_ratio"}),
         ({"sampler_gap": 0.02}, {"sampler_gap"}),
         ({"sampler_gap_max": [0.0, 0.0, 0.6, 0.0]}, {"sampler_gap_max"}),
+        ({"sampler_outside": [0.0, 0.0, 0.03, 0.02]}, {"sampler_outside"}),
         ({"kl_loss": [0.0, 0.0, 0.0, 1.1]}, {"kl"}),
         ({"clip_fraction": [0.0, 0.3, 0.0, 0.0]}, {"clip_fraction"}),
         ({"entropy": [2.0, 2.0, 0.1, 0.1]}, {"entropy_left"}),

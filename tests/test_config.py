@@ -47,18 +47,29 @@ MISTAKES = {
         0.2,
         "rl.grpo.epsilom: unknown key, did you mean 'epsilon'? (allowed: algorithm, optimizer, batch_size, group_size, "
         "forward_batch_size, ppo_batch_size, ppo_backward_batch_size, ppo_epochs, epsilon, gamma, beta_rew, beta_loss, "
-        "advantage_norm, loss_average, sampling, rewards)",
+        "advantage_norm, loss_average, importance_cap, sampling, rewards)",
     ),
     "a misspelt key deep down": (
         "base.tiny.noise.slips",
         0.2,
         "base.tiny.noise.slips: unknown key, did you mean 'slip'? (allowed: slip, direct, reflection, textbook)",
     ),
+    "a misspelt key of a section that may be null": (
+        "learner.lora",
+        {"rnk": 4, "rank": 4, "alpha": 8.0, "layers": ["q_proj"]},
+        "learner.lora.rnk: unknown key, did you mean 'rank'? (allowed: rank, alpha, layers)",
+    ),
+    "a sampler that nobody knows": (
+        "collector.engine",
+        "vLLM",
+        "collector.engine: should be 'native' or 'vllm', not 'vLLM'",
+    ),
     "a misspelt section": (
         "evaluation",
         {},
         "evaluation: unknown key, did you mean 'evaluate'? "
-        "(allowed: study, download, data, prompt, base, sft, rl, evaluate, scores, compute, resources)",
+        "(allowed: study, download, data, prompt, base, sft, rl, learner, collector, evaluate, scores, compute, "
+        "resources)",
     ),
     "text for a number": (
         "rl.rpp.batch_size",

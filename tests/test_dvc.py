@@ -109,8 +109,11 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Clone:
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, here.folder / part)
     shutil.copy(ROOT / "config/smoke.yaml", here.folder / "config/config.yaml")
+    scheme = yaml.safe_load((ROOT / "config/scores.yaml").read_text())
+    scheme["statistics"]["replicates"] = 100
     here.change(
         {
+            "scores": scheme,
             "study.models": ["qwen2_5_vl_tiny"],
             "study.methods": ["vanilla", "sft", "reinforce_plus_plus"],
             "study.seeds": [0],
@@ -152,13 +155,19 @@ def test_a_second_time_dvc_runs_nothing(origin: Clone, monkeypatch: pytest.Monke
 
 
 def test_an_rl_setting_and_a_seed_run_rl_and_what_is_new(origin: Clone, clone: Clone) -> None:
+    """Snakemake has no record of pulled files and would take them for current; so would the lock."""
     clone.run("dvc", "pull")
-    assert clone.planned() == {}  # Snakemake takes up what was pulled
+    trained = clone.facts("results/rl")
     clone.change({LEARNING_RATE: 1e-3})
     before = {name: clone.facts(f"results/{name}") for name in ("data", "base", "sft", "weights/sft")}
     assert clone.repro() == BY_RL
     assert {name: clone.facts(f"results/{name}") for name in before} == before
     assert clone.settings(f"{RL}/seed0")["optimizer"]["learning_rate"] == 1e-3
+    updates = f"{RL}/seed0/updates.jsonl"
+    assert clone.facts("results/rl")[updates][0] != trained[updates][0]
+    lock, old = (yaml.safe_load((of.folder / "dvc.lock").read_text())["stages"]["rl"] for of in (clone, origin))
+    recorded = lock["params"]["config/config.yaml"]["rl"]["reinforce_plus_plus"]["optimizer"]["learning_rate"]
+    assert recorded == 1e-3 and lock["outs"] != old["outs"]
     assert clone.planned() == {}
 
     clone.change({"study.seeds": [0, 1]})
@@ -202,22 +211,6 @@ def test_snakemake_first_and_dvc_afterwards(clone: Clone) -> None:
 
 
 # --- what must not be believed ---------------------------------------------------------------------------------------
-
-
-def test_dvc_believes_no_pulled_results_under_other_settings(origin: Clone, clone: Clone) -> None:
-    """Snakemake has no record of pulled files and would take them for current; so would the lock."""
-    clone.run("dvc", "pull")
-    before = clone.facts("results/rl")
-    clone.change({LEARNING_RATE: 1e-3})
-    assert clone.repro("rl") == ["rl"]
-    assert clone.settings(f"{RL}/seed0")["optimizer"]["learning_rate"] == 1e-3
-    after = clone.facts("results/rl")
-    updates = f"{RL}/seed0/updates.jsonl"
-    assert after[updates][0] != before[updates][0]
-    lock = yaml.safe_load((clone.folder / "dvc.lock").read_text())["stages"]["rl"]
-    recorded = lock["params"]["config/config.yaml"]["rl"]["reinforce_plus_plus"]["optimizer"]["learning_rate"]
-    old = yaml.safe_load((origin.folder / "dvc.lock").read_text())["stages"]["rl"]
-    assert recorded == 1e-3 and lock["outs"] != old["outs"]
 
 
 def test_snakemake_believes_no_pulled_results_under_other_settings(clone: Clone) -> None:

@@ -257,6 +257,7 @@ def test_health_is_of_generation_steps_with_bounds() -> None:
     updates["tokens"] = [100, 300]
     updates["kl_loss"], updates["clip_fraction"], updates["ratio"] = [0.1, 0.2], [0.3, 0.4], [1.25, 7.0]
     updates["entropy"], updates["sampler_gap_max"] = [2.0, 4.0], [0.6, 0.2]
+    updates["sampler_outside"] = [0.0, 0.4]
     found = FIGURES["health"].table(Cell(tables)).set_index("panel")
     assert found["y"].to_dict() == pytest.approx(
         {
@@ -266,6 +267,7 @@ def test_health_is_of_generation_steps_with_bounds() -> None:
             "First ratio − 1": 0.25,
             "Sampler gap (mean)": found.loc["Sampler gap (mean)", "y"],
             "Sampler gap (max)": 0.6,
+            "Sampler ratio outside 0.8–1.25": (100 * 0.0 + 300 * 0.4) / 400,
             "Cut-off responses": tables["responses"]["truncated"].iloc[0],
             "Judge time-outs": 0.0,
         }

@@ -55,7 +55,7 @@ STEP = replace(
     verdict="correct",
     judge="an older one",
 )
-UPDATE = UpdateRow(ROW.run, 1, 1, 1, 0.5, 0.4, 0.1, 1.0, 0.0, 0.7, 1.0, 1e-3, 10, 1e-7, 1e-6)
+UPDATE = UpdateRow(ROW.run, 1, 1, 1, 0.5, 0.4, 0.1, 1.0, 0.0, 0.7, 1.0, 1e-3, 10, 1e-7, 1e-6, 0.0)
 SAMPLES = {"b": 1, "a": 2}
 SETTINGS = {"seed": 1, "settings": {"learning_rate": 1e-12}}
 

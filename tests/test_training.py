@@ -1,6 +1,7 @@
 """Updates from outside: what moves, what does not, and that something is learnt."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ from stages.training.schedule import batches
 from stages.training.world import Share, World
 from tests.conftest import PROMPT, RULES, judged
 from tests.test_algorithms import ADAMW, METHOD
-from tests.tries import COMPUTE, MODELS, prepared
+from tests.tries import COMPUTE, MODELS, WHOLE, prepared
 
 METHODS = {
     "reinforce_plus_plus": METHOD,
@@ -49,7 +50,8 @@ def trajectory_of(vlm: VLM, problems: list[Problem], method: RL) -> Trajectory:
     sampling = method.sampling.model_copy(update={"max_new_tokens": 60})
     queries = make_queries(problems, vlm, method.group_size)
     responses = NativeCollector(vlm).collect(queries, [sampling] * len(queries), list(range(len(queries))))
-    return make_trajectory(queries, responses, Scorer(vlm.model), Scorer(frozen_copy(vlm.model)), method, judged)
+    base = nullcontext(Scorer(frozen_copy(vlm.model)))
+    return make_trajectory(queries, responses, Scorer(vlm.model), base, method, judged)
 
 
 def learner_of(vlm: VLM) -> Learner:
@@ -168,7 +170,8 @@ def test_a_response_that_was_cut_off_has_no_score(data: Path, monkeypatch: pytes
     queries = make_queries(problems, vlm, 2)
     short = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=40)
     responses = NativeCollector(vlm).collect(queries, [short] * 8, list(range(8)))
-    trajectory = make_trajectory(queries, responses, Scorer(vlm.model), Scorer(frozen_copy(vlm.model)), METHOD, judged)
+    base = nullcontext(Scorer(frozen_copy(vlm.model)))
+    trajectory = make_trajectory(queries, responses, Scorer(vlm.model), base, METHOD, judged)
     assert responses.finished.any() and not responses.finished.all()
     assert trajectory.scores.tolist() == [2.0 if finished else 0.0 for finished in responses.finished]
 
@@ -198,7 +201,7 @@ def test_a_trivial_reward_is_learnt(data: Path, monkeypatch: pytest.MonkeyPatch)
     for step in range(40):
         queries = make_queries(problems, vlm, 4)
         responses = NativeCollector(vlm).collect(queries, [sampling] * 64, [step * 64 + i for i in range(64)])
-        trajectory = make_trajectory(queries, responses, learner.policy, reference, method, judged)
+        trajectory = make_trajectory(queries, responses, learner.policy, nullcontext(reference), method, judged)
         update_policy(learner, trajectory, method, everything(trajectory))
         shares.append(trajectory.rewards["accuracy"].mean().item())
         if shares[-1] > 0.95:
@@ -222,12 +225,14 @@ def run_settings(data: Path, out: Path, kind: str) -> dict[str, object]:
         "epochs": 2,
         "save_epochs": (2,),
         "weights": str(out / "weights"),
+        "learner": WHOLE,
     }
 
 
 def test_the_same_rl_run_twice_has_equal_bytes(data: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        rl.train(RLRun(**run_settings(data, tmp_path / name, "rl"), judge=RULES, settings=METHOD))  # type: ignore[arg-type]
+        common = run_settings(data, tmp_path / name, "rl")
+        rl.train(RLRun(**common, judge=RULES, engine="native", settings=METHOD))  # type: ignore[arg-type]
     files = ["responses.jsonl", "updates.jsonl", "weights/epoch2.safetensors"]
     assert [sha256(tmp_path / "a" / f) for f in files] == [sha256(tmp_path / "b" / f) for f in files]
     rows = read(tmp_path / "a" / "responses.jsonl")
@@ -282,7 +287,7 @@ def test_a_response_that_cannot_fit_stops_before_the_model_is_loaded(data: Path,
     (tmp_path / "base.json").write_text("{}")
     settings = run_settings(data, tmp_path / "out", "rl") | {"base": str(tmp_path / "nowhere")}
     with pytest.raises(SystemExit, match="and 5000 of response, but the model's context is 4096"):
-        rl.train(RLRun(**settings, judge=RULES, settings=method))  # type: ignore[arg-type]
+        rl.train(RLRun(**settings, judge=RULES, engine="native", settings=method))  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
 

@@ -11,10 +11,12 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from stages.config import RLRun, SFTRun
+from stages.model.vlm import load
 from stages.records import read
 from stages.training.stop import AGAIN
 from stages.training.world import Share, World
-from tests.tries import prepared, run_of, states_of, together
+from tests.conftest import PROMPT
+from tests.tries import COMPUTE, MODELS, prepared, run_of, states_of, together
 
 CLOSE = 1e-5
 
@@ -42,7 +44,7 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def assert_same(found: Path, expected: Path) -> None:
     """Equal rows in equal order, but for the rounding of sums; equal weights likewise."""
     updates, wanted = read(found / "updates.jsonl"), read(expected / "updates.jsonl")
-    gap = ["sampler_gap", "sampler_gap_max"]  # are nothing but rounding
+    gap = ["sampler_gap", "sampler_gap_max", "sampler_outside"]  # are nothing but rounding
     assert_frame_equal(updates.drop(columns=gap), wanted.drop(columns=gap), rtol=0, atol=CLOSE)
     assert (updates.tokens == wanted.tokens).all()  # counts add up exactly
     if (expected / "responses.jsonl").exists():
@@ -61,6 +63,23 @@ def test_two_processes_compute_what_one_does(kind: str, sharded: bool, data: Pat
     assert together(two, 2, sharded=sharded) == [0, 0]
     assert read(alone / kind / "results/updates.jsonl").grad_norm.min() > 1e-3  # something is learnt
     assert_same(Path(two.out), alone / kind / "results")
+
+
+@pytest.mark.parametrize("sharded", [False, True], ids=["copies", "parts"])
+def test_exact_weights_of_two_processes_are_those_of_one(sharded: bool, data: Path, tmp_path: Path) -> None:
+    """Passes in bfloat16, weights in float32 (FSDP2, either way); what two saved, one goes on from."""
+    rounded = {"compute": COMPUTE.model_copy(update={"dtype": "bfloat16"})}
+    one, two = (run("sft", data, tmp_path / name).model_copy(update=rounded) for name in ("one", "two"))
+    assert together(one, 1, sharded=False) == [0]
+    assert together(two, 2, sharded=sharded, stop_after=2) == [AGAIN, AGAIN]
+    assert together(two, 1, sharded=False) == [0]
+    found, wanted = read(Path(two.out) / "updates.jsonl"), read(Path(one.out) / "updates.jsonl")
+    assert_frame_equal(found, wanted, rtol=0.02, atol=0)
+    weights, others = (load_file(Path(f.out, "weights/epoch2.safetensors")) for f in (two, one))
+    far = sum((weight - others[name]).float().norm() ** 2 for name, weight in weights.items()) ** 0.5
+    began = load(MODELS / "qwen2_5_vl_tiny", rounded["compute"], PROMPT).model.state_dict()
+    moved = sum((weight - began[name]).float().norm() ** 2 for name, weight in weights.items()) ** 0.5
+    assert far < 0.1 * moved
 
 
 @pytest.mark.parametrize("processes", [1, 4])

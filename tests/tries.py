@@ -14,16 +14,29 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from stages.config import SFT, BaseRun, Compute, Evaluate, EvaluateRun, GeneratedProblems, PreflightRun, RLRun, SFTRun
+from stages.config import (
+    SFT,
+    BaseRun,
+    Compute,
+    Evaluate,
+    EvaluateRun,
+    GeneratedProblems,
+    LearnerSettings,
+    PreflightRun,
+    RLRun,
+    SFTRun,
+)
 from stages.data.prepare import prepare
 from stages.files import sha256
 from stages.model import base, preflight
+from stages.training.run import Means
 from tests.conftest import PROMPT, RULES
 from tests.test_algorithms import ADAMW, METHOD
 
 NUMBERS = itertools.count()
 MODELS = Path(__file__).parent.parent / "models"
 COMPUTE = Compute(device="cpu", dtype="float32", threads=1)
+WHOLE = LearnerSettings(dtype="float32", lora=None)
 KINDS = ("sft", "reinforce_plus_plus", "grpo", "evaluate")
 STAGES = {"sft": "stages.sft.train", "evaluate": "stages.evaluation.evaluate"}
 # Its workers fork from one process that has imported everything, so that a try starts in no time.
@@ -66,6 +79,7 @@ def run_of(kind: str, data: Path, folder: Path, weights: Path | None = None) -> 
         "compute": COMPUTE,
     }
     trained: dict[str, Any] = {"epochs": 2, "save_epochs": (1, 2), "weights": str(folder / "results/weights")}
+    trained["learner"] = WHOLE
     if kind == "sft":
         settings = SFT(optimizer=ADAMW, batch_size=8, backward_batch_size=4)
         return SFTRun(**common, **trained, settings=settings)
@@ -77,12 +91,13 @@ def run_of(kind: str, data: Path, folder: Path, weights: Path | None = None) -> 
             "batch_size": 4,
         }
         evaluated = Evaluate.model_validate_json(json.dumps(asked))
-        return EvaluateRun(**common, weights={"2": str(weights)} if weights else {}, trained=None, settings=evaluated)
+        weights_of = {"2": str(weights)} if weights else {}
+        return EvaluateRun(**common, weights=weights_of, trained=None, lora=None, engine="native", settings=evaluated)
     sampling = METHOD.sampling.model_copy(update={"max_new_tokens": 40})
     method = METHOD.model_copy(
         update={"sampling": sampling, "algorithm": kind, "batch_size": 8, "forward_batch_size": 16}
     )
-    return RLRun(**common, **trained, judge=RULES, settings=method)
+    return RLRun(**common, **trained, judge=RULES, engine="native", settings=method)
 
 
 @dataclass(frozen=True)
@@ -223,9 +238,9 @@ def _work(
     if isinstance(run, EvaluateRun):
         work = lambda: evaluate(run)  # noqa: E731
     elif isinstance(run, SFTRun):
-        work = lambda: sft.train(run, sharded=sharded, save_every=save_every)  # noqa: E731
+        work = lambda: sft.train(run, Means(sharded=sharded, save_every=save_every))  # noqa: E731
     else:
-        work = lambda: rl.train(run, sharded=sharded, save_every=save_every)  # noqa: E731
+        work = lambda: rl.train(run, Means(sharded=sharded, save_every=save_every))  # noqa: E731
     if moment or count:
         watch = _Watch(moment)
         sys.setprofile(watch)

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
@@ -173,6 +173,8 @@ def _walk(kind: Any, location: tuple[int | str, ...]) -> tuple[list[str], Any]:
             kind = get_args(kind)[1]
         else:
             kind = kind.model_fields[key].annotation if key in getattr(kind, "model_fields", {}) else None
+        if len(there := [part for part in _parts(kind) if part is not NoneType]) == 1:  # it may be null
+            kind = there[0]
     return path, kind
 
 

@@ -10,8 +10,11 @@ from stages.config.sections import (
     SFT,
     Compute,
     Count,
+    Engine,
     Evaluate,
     JudgeRules,
+    LearnerSettings,
+    LoRA,
     Name,
     Natural,
     Problems,
@@ -135,6 +138,7 @@ class TrainRun(ModelRun):
     epochs: Count
     save_epochs: tuple[Count, ...]
     weights: str
+    learner: LearnerSettings
 
 
 class SFTRun(TrainRun):
@@ -143,6 +147,7 @@ class SFTRun(TrainRun):
 
 class RLRun(TrainRun):
     judge: JudgeRules
+    engine: Engine
     settings: RL
 
 
@@ -152,10 +157,13 @@ class EvaluateRun(ModelRun):
     Attributes:
         weights: file of trained weights by epoch; without one (epoch 0) the base as it is.
         trained: folder of the training's saved states, which nobody needs after this; None without a training.
+        lora: of the training, whose weights are adapters then.
     """
 
     weights: dict[str, str]
     trained: str | None
+    lora: LoRA | None
+    engine: Engine
     settings: Evaluate
 
 

@@ -294,7 +294,7 @@ class Recipe(Settings):
     """
 
     source: Literal["recipe"]
-    architecture: Literal["qwen2_5_vl", "qwen2_vl"]
+    architecture: Literal["qwen3_vl", "qwen2_5_vl", "qwen2_vl"]
     hidden_size: Count
     layers: Count
     vision_size: Count
@@ -330,6 +330,36 @@ class Optimizer(Settings):
     eps: Positive
     weight_decay: NonNegative
     clip_grad_norm: Positive
+
+
+class LoRA(Settings):
+    """Low-rank adapters instead of the weights themselves (Hu et al. 2021): A and B of W + alpha/r BA are trained.
+
+    Attributes:
+        rank: r.
+        alpha: of the scale alpha/r.
+        layers: linear layers of the language model that have one, by the name they have in every block.
+    """
+
+    rank: Count
+    alpha: Positive
+    layers: Annotated[
+        tuple[Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], ...],
+        Field(min_length=1),
+    ]
+
+
+class LearnerSettings(Settings):
+    """What is trained, and how exactly it is kept.
+
+    Attributes:
+        dtype: of the trained weights and AdamW's moments. Passes compute in `compute.dtype`; with float32 here and
+            bfloat16 there, small updates are not rounded away.
+        lora: train adapters instead; the reference is then the base with its adapters off. None: all weights.
+    """
+
+    dtype: Literal["float32", "bfloat16"]
+    lora: LoRA | None
 
 
 class SFT(Settings):
@@ -386,6 +416,8 @@ class RL(Settings):
         beta_loss: weight of the KL term in the loss.
         advantage_norm: divide advantages by their standard deviation.
         loss_average: mean within a response first (Eq. 1), or over all tokens of an update.
+        importance_cap: truncated importance sampling (Yao et al. 2025): a token's loss is weighted by how much likelier
+            the learner finds it than the sampler did, at most by so much. None: not at all, as in the paper.
     """
 
     algorithm: Literal["reinforce_plus_plus", "grpo"]
@@ -402,6 +434,7 @@ class RL(Settings):
     beta_loss: NonNegative
     advantage_norm: bool
     loss_average: Literal["response", "token"]
+    importance_cap: Annotated[float, Field(ge=1)] | None
     sampling: Sampling
     rewards: Rewards
 
@@ -436,6 +469,23 @@ def _must_divide(settings: Settings, part: str, whole: str) -> None:
     a, b = getattr(settings, part), getattr(settings, whole)
     if b % a:
         raise ValueError(f"{part}={a} must divide {whole}={b}")
+
+
+Engine = Literal["native", "vllm"]
+
+
+class CollectorSettings(Settings):
+    """Who samples responses, in RL and in evaluation.
+
+    Attributes:
+        engine: transformers, in process (native); or vLLM, one engine in each process, which takes over the policy's
+            weights at every step.
+        largest_gap: between the log-probabilities that sampler and learner give a token, in nats, mean of a generation
+            step; beyond it a training stops, because it would no longer learn from what its policy said.
+    """
+
+    engine: Engine
+    largest_gap: Positive
 
 
 # --- evaluation ------------------------------------------------------------------------------------------------------
@@ -568,6 +618,8 @@ class Health(Settings):
     Attributes:
         first_ratio: how far the mean ratio of a generation step's first update may be from 1.
         sampler_gap, sampler_gap_max: between the sampler's and the learner's log-probabilities, mean and largest, nats.
+        sampler_outside: share of tokens whose probability is, by the learner, less than 0.8 or more than 1.25 times the
+            sampler's, mean of a generation step.
         kl: k3 estimate of the distance to the reference, nats a token, mean of a generation step.
         clip_fraction: of an update.
         entropy_left: the least that may be left at the end of the entropy at the beginning, as a share.
@@ -579,6 +631,7 @@ class Health(Settings):
     first_ratio: NonNegative
     sampler_gap: NonNegative
     sampler_gap_max: NonNegative
+    sampler_outside: Share
     kl: NonNegative
     clip_fraction: Share
     entropy_left: Share
@@ -689,12 +742,35 @@ class TrainingJob(Job):
         return self
 
 
+class Memory(Settings):
+    """How training and evaluation live within their memory (`stages.model.memory` says whether they will).
+
+    Attributes:
+        gpu_mb: what a job may take of one GPU, for the check before anything runs; without one it is not checked.
+        activation_checkpointing: keep each block's input only, and compute the rest again for the gradient.
+        offload_reference: the reference model waits in the host's memory until it is asked.
+        kv_cache_mb: of a vLLM sampler, on each process.
+        feature_memory_mb, feature_disk_mb: of the pictures' features that are kept, each process its own in the host's
+            memory, all of them one folder on the disk (0: none there).
+    """
+
+    gpu_mb: Count | None
+    activation_checkpointing: bool
+    offload_reference: bool
+    kv_cache_mb: Count
+    feature_memory_mb: Natural
+    feature_disk_mb: Natural
+
+
 class Resources(Settings):
     """What schedulers are told. No result depends on it, but for the rounding of sums over several processes.
 
     Attributes:
+        memory: of every training and evaluation.
         other: every job that neither trains nor evaluates.
     """
+
+    memory: Memory
 
     sft: TrainingJob
     rl: TrainingJob

@@ -31,12 +31,14 @@ from stages.config.sections import (
     SFT,
     Base,
     Checkpoint,
+    CollectorSettings,
     Compute,
     Data,
     Download,
     Evaluate,
     GeneratedProblems,
     Grid,
+    LearnerSettings,
     Name,
     PromptSettings,
     Recipe,
@@ -61,6 +63,8 @@ class Study(Settings):
     base: dict[Name, Base]
     sft: dict[Name, SFT]
     rl: dict[Name, RL]
+    learner: LearnerSettings
+    collector: CollectorSettings
     evaluate: Evaluate
     scores: Scores
     compute: Compute
@@ -98,7 +102,18 @@ class Study(Settings):
                 "study.keep_weights.best: true needs validation among evaluate.splits, which tells the best"
             )
         self._check_processes()
+        self._check_learner()
         return self
+
+    def _check_learner(self) -> None:
+        """What is trained is kept as exactly as it is computed, and adapters are not cut into parts."""
+        if self.learner.dtype == "bfloat16" and self.compute.dtype == "float32":
+            raise ValueError("learner.dtype: bfloat16, less exact than compute.dtype: float32 (allowed here: float32)")
+        for stage, job in (("sft", self.resources.sft), ("rl", self.resources.rl)):
+            if self.learner.lora and job.sharded and self.methods(stage):
+                raise ValueError(
+                    f"resources.{stage}.sharded: true, but adapters (learner.lora) stay whole (allowed: false)"
+                )
 
     def _check_processes(self) -> None:
         """Every process updates on equally many whole groups, so that N of them compute what one would."""
@@ -254,6 +269,7 @@ class Study(Settings):
         return RLRun(
             **self._train_run("rl", model, dataset, method, seed),
             judge=self.data[dataset].judge,
+            engine=self.collector.engine,
             settings=self.rl[method],
         )
 
@@ -265,6 +281,8 @@ class Study(Settings):
             **self._model_run("evaluate", model, dataset, method, seed),
             weights=self._weights(kind, cell, epochs),
             trained=f"checkpoints/{kind}/{cell}" if epochs else None,
+            lora=self.learner.lora if epochs else None,
+            engine=self.collector.engine,
             settings=self.evaluate,
         )
 
@@ -352,6 +370,7 @@ class Study(Settings):
             "epochs": self.data[dataset].epochs,
             "save_epochs": self.save_epochs(dataset),
             "weights": self.trained(stage, f"{model}/{dataset}/{method}/seed{seed}"),
+            "learner": self.learner,
         }
 
     def _model_run(self, stage: str, model: str, dataset: str, method: str, seed: int) -> dict[str, Any]:

@@ -5,25 +5,31 @@ temperature and top_p. Every response is kept as a row of responses.jsonl; nothi
 at any moment, it goes on with the problems that are not answered yet.
 """
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import torch
 
 from stages.config import EvaluateRun, Sampling, load_run
 from stages.data.problem import Problem, read_problems
 from stages.model.context import check_responses
+from stages.model.lora import add_adapters, language_weights
 from stages.model.vlm import VLM, load
 from stages.progress import progress
 from stages.records import ResponseRow
+from stages.rl.collectors import make_collector
 from stages.rl.data_flow import make_queries
-from stages.rl.response_collection import NativeCollector
+from stages.rl.response_collection import Collector
 from stages.seeds import seed_of
 from stages.training.checkpoint import remove_complete
 from stages.training.job import job
+from stages.training.run import MEANS, Means, arguments
 from stages.training.weights import load_weights
 
 
-def answer(run: EvaluateRun, vlm: VLM, epoch: int, split: str, problems: list[Problem]) -> Iterator[ResponseRow]:
+def answer(
+    run: EvaluateRun, vlm: VLM, collector: Collector, epoch: int, split: str, problems: list[Problem]
+) -> Iterator[ResponseRow]:
     """All responses to some problems: every setting's samples."""
     settings = run.settings.settings
     drawn = [(name, sample) for name, setting in settings.items() for sample in range(setting.samples)]
@@ -32,7 +38,7 @@ def answer(run: EvaluateRun, vlm: VLM, epoch: int, split: str, problems: list[Pr
         for name, setting in settings.items()
     }
     rows = [(problem, name, sample) for problem in problems for name, sample in drawn]
-    responses = NativeCollector(vlm).collect(
+    responses = collector.collect(
         make_queries(problems, vlm, group_size=len(drawn)),
         [sampling[name] for _, name, _ in rows],
         [seed_of("evaluation", run.seed, split, epoch, problem.id, name, sample) for problem, name, sample in rows],
@@ -57,16 +63,24 @@ def answer(run: EvaluateRun, vlm: VLM, epoch: int, split: str, problems: list[Pr
         )
 
 
-def evaluate(run: EvaluateRun) -> None:
-    """Write responses.jsonl for every epoch and split, some problems at a time."""
+def evaluate(run: EvaluateRun, means: Means = MEANS) -> None:
+    """Write responses.jsonl for every epoch and split, some problems at a time.
+
+    Args:
+        run: its settings.
+        means: what no result depends on.
+    """
     inputs = [
         Path(run.base).with_name("base.json"),
         *(Path(run.data, f"{split}.jsonl") for split in run.settings.splits),
         *map(Path, run.weights.values()),
     ]
-    with job(run, "stages.evaluation.evaluate", inputs) as of_run:
+    with job(run, "stages.evaluation.evaluate", inputs, means.memory) as of_run:
         check_responses(run.preflight, run.settings.splits, run.settings.max_new_tokens)
-        vlm = load(Path(run.base), run.compute, run.prompt)
+        vlm = load(Path(run.base), run.compute, run.prompt, means.features)
+        collector = make_collector(run, vlm, means.kv_cache_mb)
+        if run.lora:
+            add_adapters(vlm.model, run.lora, torch.float32, seed=0)
         parts = list(parts_of(run))
         done = of_run.begin()
         loaded = 0
@@ -74,8 +88,9 @@ def evaluate(run: EvaluateRun) -> None:
         for epoch, split, problems in bar:
             if epoch != loaded:
                 load_weights(Path(run.weights[str(epoch)]), vlm.model)
+                collector.load(language_weights(vlm.model))
                 loaded = epoch
-            rows = list(answer(run, vlm, epoch, split, problems))
+            rows = list(answer(run, vlm, collector, epoch, split, problems))
             of_run.record("responses.jsonl", rows)
             of_run.finish_step()
             length = sum(row.length for row in rows) / len(rows)
@@ -97,4 +112,5 @@ def parts_of(run: EvaluateRun) -> Iterator[tuple[int, str, list[Problem]]]:
 
 
 if __name__ == "__main__":
-    evaluate(load_run(sys.argv[1], EvaluateRun))
+    path, given = arguments()
+    evaluate(load_run(path, EvaluateRun), given)

@@ -33,7 +33,7 @@ from stages.records import read
 
 Tables = dict[str, pd.DataFrame]
 UPDATES = ["epoch", "generation_step", "gradient_step", "loss", "policy_loss", "kl_loss", "ratio", "clip_fraction"]
-UPDATES += ["entropy", "grad_norm", "lr", "tokens", "sampler_gap", "sampler_gap_max"]
+UPDATES += ["entropy", "grad_norm", "lr", "tokens", "sampler_gap", "sampler_gap_max", "sampler_outside"]
 # Whom the paper compares with whom (Table 3).
 PAIRS = (("rl", "sft"), ("rl", "vanilla"), ("sft", "vanilla"))
 OTHER = "other"  # kind of a method that did not say

@@ -1,6 +1,7 @@
 """Log-probabilities of responses under a model.
 
-Letters: B rows; Q, R tokens of the longest query, response; T all response tokens of the batch; W vocabulary.
+Letters: B rows; Q, R tokens of the longest query, response; T all response tokens of the batch; H width; V image
+tokens of a picture; D levels of features beyond the last.
 """
 
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from stages.model.vlm import hidden_states
+from stages.model.vocabulary import token_logprobs
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Sequences:
     Attributes:
         query_ids, query_mask: [B, Q] padded on the left.
         position_ids: [3, B, Q] of the queries.
-        features: [B] of [V, H].
+        features: [B] of [V, H * (1 + D)].
         response_ids, response_mask: [B, R] padded on the right.
     """
 
@@ -47,8 +49,8 @@ class Sequences:
         return list(length.argsort(stable=True).split(size))
 
 
-def response_logits(model: PreTrainedModel, sequences: Sequences) -> Tensor:
-    """[T, W] the logits that each response token was drawn from, row after row.
+def response_hidden(model: PreTrainedModel, sequences: Sequences) -> Tensor:
+    """[T, H] the last hidden state that each response token was drawn from, row after row.
 
     Every row is moved to the left edge, so that padding is on the right only: no attention mask is needed, and the
     batch is as wide as its longest row.
@@ -67,19 +69,23 @@ def response_logits(model: PreTrainedModel, sequences: Sequences) -> Tensor:
         position_ids.gather(2, order.expand(3, -1, -1)),
         s.features,
     )
-    logits: Tensor = model.lm_head(hidden[:, :-1][is_response.gather(1, order)[:, 1:]])
-    return logits.float()
+    return hidden[:, :-1][is_response.gather(1, order)[:, 1:]]
 
 
 class Scorer(nn.Module):
-    """A model whose forward pass is `response_logits`: DDP and FSDP2 see where a pass begins and ends."""
+    """A model that scores response tokens in one forward pass: DDP and FSDP2 see where it begins and ends."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, sequences: Sequences) -> Tensor:
-        return response_logits(self.model, sequences)
+    def forward(self, sequences: Sequences, with_entropy: bool) -> tuple[Tensor, Tensor]:
+        # transformers computes blocks again in training mode only, and no decoding goes on in that.
+        self.model.train(self.model.is_gradient_checkpointing and torch.is_grad_enabled())
+        hidden = response_hidden(self.model, sequences)
+        self.model.eval()
+        token_ids = sequences.response_ids[sequences.response_mask]
+        return token_logprobs(hidden, self.model.lm_head.weight, token_ids, with_entropy=with_entropy)
 
 
 def response_logprobs(scorer: nn.Module, sequences: Sequences) -> Tensor:
@@ -89,9 +95,14 @@ def response_logprobs(scorer: nn.Module, sequences: Sequences) -> Tensor:
         scorer: a `Scorer`, or one that is distributed.
         sequences: the responses.
     """
-    logprobs = scorer(sequences).log_softmax(-1)
-    chosen = logprobs.gather(1, sequences.response_ids[sequences.response_mask][:, None])[:, 0]
-    return spread(chosen, sequences.response_mask)
+    logprobs, _ = scorer(sequences, with_entropy=False)
+    return spread(logprobs, sequences.response_mask)
+
+
+def logprobs_and_entropy(scorer: nn.Module, sequences: Sequences) -> tuple[Tensor, Tensor]:
+    """[B, R] log-probabilities, with gradient, and the model's entropy at each response token, without."""
+    logprobs, entropy = scorer(sequences, with_entropy=True)
+    return spread(logprobs, sequences.response_mask), spread(entropy, sequences.response_mask)
 
 
 def spread(values: Tensor, mask: Tensor) -> Tensor:

@@ -297,6 +297,7 @@ def health_table(cell: Cell) -> pd.DataFrame:
         (updates, "ratio", RATIO, "mean over tokens", "first_ratio"),
         (updates, "sampler_gap", GAP, "nats", "sampler_gap"),
         (updates, "sampler_gap_max", LARGEST_GAP, "nats", "sampler_gap_max"),
+        (updates, "sampler_outside", "Sampler ratio outside 0.8–1.25", "share of tokens", "sampler_outside"),
         (responses, "truncated", "Cut-off responses", "share of responses", "truncated"),
         (responses, "timed_out", "Judge time-outs", "share of responses", "timed_out"),
     ):
@@ -312,7 +313,7 @@ def health_table(cell: Cell) -> pd.DataFrame:
 def of_steps(updates: pd.DataFrame, step: list[str]) -> pd.DataFrame:
     """Of a generation step's updates: means over tokens, the largest clip fraction and gap, the first ratio."""
     ordered = updates.sort_values([*step, "gradient_step"], kind="stable")
-    means = ["kl_loss", "entropy", "sampler_gap"]
+    means = ["kl_loss", "entropy", "sampler_gap", "sampler_outside"]
     weighted = ordered.assign(**{name: ordered[name] * ordered["tokens"] for name in means})
     groups = weighted.groupby(step, sort=False)
     sums = groups[[*means, "tokens"]].sum(min_count=1)
@@ -329,7 +330,7 @@ def draw_health(table: pd.DataFrame, styles: Mapping[str, Style]) -> Figure:
     """A panel a number, with its bound."""
     if table.empty:
         return empty_figure(NO_TRAINING)
-    figure, axes = draw_panels(table, styles, 4)
+    figure, axes = draw_panels(table, styles, 3)
     for panel, rows in table.groupby("panel", sort=False):
         ax = axes[str(panel)]
         if panel in LOGARITHMIC and (rows["y"] > 0).any():

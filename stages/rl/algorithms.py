@@ -113,6 +113,15 @@ def token_weights(mask: Tensor, loss_average: str, responses: int, tokens: int) 
     return mask / tokens
 
 
+def truncated_importance(old_logprobs: Tensor, sampler_logprobs: Tensor, cap: float) -> Tensor:
+    """[B, R] how much likelier a token is under the policy than under the sampler that drew it, at most `cap`.
+
+    Times the advantage it corrects for a sampler that computes otherwise than the learner (Yao et al. 2025, truncated
+    importance sampling); a positive factor changes no choice between the clipped and the unclipped objective.
+    """
+    return (old_logprobs - sampler_logprobs).exp().clamp(max=cap)
+
+
 @dataclass(frozen=True)
 class Loss:
     """The parts of Eq. 1, each [B, R], 0 where the mask is False.

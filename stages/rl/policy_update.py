@@ -1,16 +1,17 @@
 """Step IV, policy update: a trajectory becomes new weights.
 
-Letters: B responses of an update; R tokens of the longest; T all response tokens.
+Letters: B responses of an update; R tokens of the longest.
 """
 
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stages.config import RL
-from stages.model.logprobs import Sequences, spread
-from stages.rl.algorithms import ADVANTAGES, clipped_loss, k3, token_weights
+from stages.model.logprobs import logprobs_and_entropy
+from stages.rl.algorithms import ADVANTAGES, clipped_loss, k3, token_weights, truncated_importance
+from stages.rl.mismatch import mismatch
 from stages.rl.trajectory_generation import Trajectory, sequences_of
 from stages.training.learner import Learner
 from stages.training.world import Share
@@ -31,6 +32,7 @@ class Update:
     tokens: int
     sampler_gap: float
     sampler_gap_max: float
+    sampler_outside: float
 
 
 def update_policy(learner: Learner, trajectory: Trajectory, method: RL, share: Share) -> list[Update]:
@@ -43,6 +45,9 @@ def update_policy(learner: Learner, trajectory: Trajectory, method: RL, share: S
         share: which rows of the whole batch it has.
     """
     advantages = advantages_of(trajectory, method, share)
+    if method.importance_cap is not None:
+        sampled, old = trajectory.responses.logprobs, trajectory.old_logprobs
+        advantages = advantages * truncated_importance(old, sampled, method.importance_cap)
     rows = torch.arange(len(advantages), device=advantages.device)
     return [
         _update(learner, trajectory, advantages, part, method)
@@ -62,7 +67,7 @@ def advantages_of(trajectory: Trajectory, method: RL, share: Share) -> Tensor:
 
 def _update(learner: Learner, trajectory: Trajectory, advantages: Tensor, rows: Tensor, method: RL) -> Update:
     """One optimiser step on some rows, its gradient gathered in backward batches."""
-    world = learner.world
+    world, problems = learner.world, trajectory.queries.problems
     sums = torch.zeros(5, dtype=torch.float64, device=rows.device)
     sequences = sequences_of(trajectory.queries, trajectory.responses).take(rows)
     responses, tokens = world.sum(torch.stack([rows.new_tensor(len(rows)), sequences.response_mask.sum()])).tolist()
@@ -70,7 +75,7 @@ def _update(learner: Learner, trajectory: Trajectory, advantages: Tensor, rows: 
     for part in sequences.by_length(method.ppo_backward_batch_size):
         batch, where = sequences.take(part), rows[part]
         mask = batch.response_mask
-        logprobs, entropy = _logprobs_and_entropy(learner.policy, batch)
+        logprobs, entropy = logprobs_and_entropy(learner.policy, batch)
         loss = clipped_loss(
             logprobs,
             trajectory.old_logprobs[where],
@@ -79,12 +84,13 @@ def _update(learner: Learner, trajectory: Trajectory, advantages: Tensor, rows: 
             mask,
             method.epsilon,
         )
-        learner.backward(((loss.policy + method.beta_loss * loss.kl) * weights[part]).sum())
+        whole = ((loss.policy + method.beta_loss * loss.kl) * weights[part]).sum()
+        learner.backward(whole, [problems[i].id for i in where.tolist()])
         columns = (loss.policy * weights[part], loss.kl * weights[part], loss.ratio, loss.clipped, entropy)
         sums += torch.stack([column.detach().double().sum() for column in columns])
-    gaps = (trajectory.responses.logprobs[rows] - trajectory.old_logprobs[rows]).abs() * sequences.response_mask
+    gap = mismatch(trajectory, rows, world)
     policy_loss, kl_loss, ratio, clipped, entropy_sum = world.sum(sums).tolist()
-    grad_norm, lr = learner.step()
+    grad_norm, lr = learner.step([problems[i].id for i in rows.tolist()])
     return Update(
         loss=policy_loss + method.beta_loss * kl_loss,
         policy_loss=policy_loss,
@@ -95,15 +101,7 @@ def _update(learner: Learner, trajectory: Trajectory, advantages: Tensor, rows: 
         grad_norm=grad_norm,
         lr=lr,
         tokens=tokens,
-        sampler_gap=world.sum(gaps.sum()).item() / tokens,
-        sampler_gap_max=max(world.gather(gaps.max().item())),
+        sampler_gap=gap.gap,
+        sampler_gap_max=gap.gap_max,
+        sampler_outside=gap.outside,
     )
-
-
-def _logprobs_and_entropy(policy: nn.Module, batch: Sequences) -> tuple[Tensor, Tensor]:
-    """[B, R] log-probabilities of the response tokens, with gradient, and the policy's entropy there, without."""
-    full = policy(batch).log_softmax(-1)
-    chosen = full.gather(1, batch.response_ids[batch.response_mask][:, None])[:, 0]
-    with torch.no_grad():
-        entropy = -(full.exp() * full).sum(-1)
-    return spread(chosen, batch.response_mask), spread(entropy, batch.response_mask)

@@ -1,4 +1,4 @@
-"""Reinforcement learning from a base model: `python -m stages.rl.train RUN.json [--sharded 1] [--save-every STEPS]`.
+"""Reinforcement learning from a base model: `python -m stages.rl.train RUN.json`.
 
 The paper's four steps, once a generation step. Writes responses.jsonl, updates.jsonl and the weights of the epochs
 that are evaluated. Stopped at any moment, it goes on where its state was last saved.
@@ -12,41 +12,37 @@ from itertools import islice
 from stages.config import RLRun, load_run
 from stages.evaluation.answers import VERSION, Judge
 from stages.model.logprobs import Scorer
-from stages.model.vlm import frozen_copy
 from stages.progress import progress
 from stages.records import ResponseRow, UpdateRow
+from stages.rl.collectors import make_collector
 from stages.rl.data_flow import make_queries
+from stages.rl.mismatch import check_mismatch
 from stages.rl.policy_update import Update, update_policy
-from stages.rl.response_collection import NativeCollector
+from stages.rl.reference import AdaptersOff, Copy, Reference
 from stages.rl.trajectory_generation import Trajectory, make_trajectory
 from stages.seeds import seed_of
-from stages.training.learner import Learner, distributed
-from stages.training.run import arguments, training
+from stages.training.job import Job
+from stages.training.run import MEANS, Means, arguments, keeps_other_weights, learner_of, training
 from stages.training.schedule import batches, steps_per_epoch
 
 
-def train(run: RLRun, *, sharded: bool = False, save_every: int = 50) -> None:
+def train(run: RLRun, means: Means = MEANS) -> None:
     """The RL loop in full.
 
     Args:
         run: its settings.
-        sharded: of several processes, each holds a part of the weights.
-        save_every: generation steps between saved states.
+        means: what no result depends on.
     """
     method = run.settings
     with (
-        training(run, "stages.rl.train", method.sampling.max_new_tokens, sharded=sharded, save_every=save_every) as (
-            problems,
-            vlm,
-            job,
-        ),
+        training(run, "stages.rl.train", method.sampling.max_new_tokens, means) as (problems, vlm, job),
         Judge(workers=run.compute.threads) as judge,
     ):
         judged = partial(judge.verdicts, rules=run.judge)
         steps = steps_per_epoch(len(problems), method.batch_size)
-        collector = NativeCollector(vlm.with_own_weights() if job.world.sharded else vlm)
-        reference = distributed(Scorer(frozen_copy(vlm.model)), job.world)
-        learner = Learner(vlm.model, method.optimizer, run.epochs * steps * method.updates, job.world)
+        collector = make_collector(run, vlm, means.kv_cache_mb, own_weights=keeps_other_weights(run, job))
+        reference = reference_of(run, Scorer(vlm.model), job, means)
+        learner = learner_of(run, vlm, method.optimizer, run.epochs * steps * method.updates, job, means)
         share = job.world.share(method.batch_size, block=method.ppo_batch_size // method.group_size)
         done = job.begin(learner)
         remaining = islice(batches(problems, method.batch_size, run.epochs, run.seed), done, None)
@@ -58,10 +54,13 @@ def train(run: RLRun, *, sharded: bool = False, save_every: int = 50) -> None:
                 for problem in mine
                 for sample in range(method.group_size)
             ]
-            collector.load(learner.whole_weights())
+            collector.load(learner.language_weights())
             queries = make_queries(mine, vlm, method.group_size)  # Step I
             responses = collector.collect(queries, [method.sampling] * len(queries), seeds)  # Step II
-            trajectory = make_trajectory(queries, responses, learner.policy, reference, method, judged)  # Step III
+            collector.rest()
+            base = reference.scoring()
+            trajectory = make_trajectory(queries, responses, learner.policy, base, method, judged)  # Step III
+            check_mismatch(trajectory, means.largest_gap, job.world)
             updates = update_policy(learner, trajectory, method, share.times(method.group_size))  # Step IV
             rows = share.times(method.group_size).whole(response_rows(run, epoch, generation_step, trajectory))
             job.record("responses.jsonl", rows)
@@ -70,6 +69,13 @@ def train(run: RLRun, *, sharded: bool = False, save_every: int = 50) -> None:
                 job.save_epoch(epoch)
             job.finish_step(epoch_ends)
             bar.set_postfix(summary(rows, epoch), refresh=False)
+
+
+def reference_of(run: RLRun, base: Scorer, job: Job, means: Means) -> Reference:
+    """The base model as it is before the learner touches it."""
+    if run.learner.lora:
+        return AdaptersOff(base)
+    return Copy(base, job.world, offload=means.offload_reference)
 
 
 def response_rows(run: RLRun, epoch: int, generation_step: int, trajectory: Trajectory) -> list[ResponseRow]:
@@ -112,5 +118,5 @@ def summary(rows: Sequence[ResponseRow], epoch: int) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    given = arguments()
-    train(load_run(given.run, RLRun), sharded=given.sharded, save_every=given.save_every)
+    path, given = arguments()
+    train(load_run(path, RLRun), given)

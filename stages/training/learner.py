@@ -1,18 +1,19 @@
 """What learns: the policy, on one process or several, with AdamW, warm-up and cosine decay."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
 from stages.config import Optimizer
 from stages.model.logprobs import Scorer
+from stages.model.lora import language_weights
+from stages.training.distribution import distributed
+from stages.training.errors import StepError
 from stages.training.world import World
 
 
@@ -25,11 +26,23 @@ class Learner:
         settings: paper, Appendix A.
         total_steps: updates of the whole run; the learning rate reaches 0 after the last.
         world: the processes that learn together; each brings the gradient of its rows.
+        kept_in: the type of trained weights, gradient and AdamW's moments, if it is not the one the model computes in.
+            The model can then only be run by `policy`, too.
     """
 
-    def __init__(self, model: PreTrainedModel, settings: Optimizer, total_steps: int, world: World) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        settings: Optimizer,
+        total_steps: int,
+        world: World,
+        *,
+        kept_in: torch.dtype | None = None,
+    ) -> None:
         self.world = world
-        self.policy = distributed(Scorer(model), world)
+        self.model = model
+        self.used_in = model.dtype if kept_in else None
+        self.policy = distributed(Scorer(model), world, kept_in)
         self.weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self.clip_grad_norm = settings.clip_grad_norm
         self.optimizer = torch.optim.AdamW(
@@ -43,27 +56,48 @@ class Learner:
             self.optimizer, num_warmup_steps=round(settings.warmup_ratio * total_steps), num_training_steps=total_steps
         )
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of this process's share of a loss that is the sum of all shares."""
+    def backward(self, loss: Tensor, problems: Sequence[str]) -> None:
+        """Add the gradient of this process's share of a loss that is the sum of all shares.
+
+        Args:
+            loss: a number.
+            problems: ids of those it is of.
+
+        Raises:
+            StepError: the loss is not finite.
+        """
+        _check_finite("loss", loss.item(), problems)
         (loss * self.world.size).backward()  # DDP and FSDP2 take the mean over processes
 
-    def step(self) -> tuple[float, float]:
+    def step(self, problems: Sequence[str]) -> tuple[float, float]:
         """Clip, update and clear the gradient.
+
+        Args:
+            problems: ids of those that this process has learnt from in this update.
 
         Returns:
             The gradient's norm before clipping, and the learning rate of this update.
+
+        Raises:
+            StepError: the norm is not finite; no weight is changed.
         """
         lr = self.scheduler.get_last_lr()[0]
-        grad_norm = nn.utils.clip_grad_norm_(self.weights.values(), self.clip_grad_norm)
+        grad_norm = whole(nn.utils.clip_grad_norm_(self.weights.values(), self.clip_grad_norm)).item()
+        _check_finite("norm of the gradient", grad_norm, problems)
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()
-        return float(whole(grad_norm)), float(lr)
+        return grad_norm, float(lr)
+
+    def language_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The language model's weights one by one, as a sampler takes them over; every process has to ask."""
+        for name, weight in language_weights(self.model):
+            yield name, whole(weight)
 
     def whole_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The trained weights one by one, each put together where it is sharded; every process has to ask."""
+        """The trained weights one by one, whole, in the type that they are used in; every process has to ask."""
         for name, weight in self.weights.items():
-            yield name, whole(weight)
+            yield name, whole(weight).to(self.used_in or weight.dtype)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that an update changes, by name: what is written into them is what training goes on with."""
@@ -88,22 +122,10 @@ class Learner:
             group["lr"] = lr
 
 
-def distributed(scorer: Scorer, world: World) -> nn.Module:
-    """The same model for several processes: weights cut into parts, or all of them everywhere and gradients averaged.
-
-    The vision tower never changes and stays whole.
-    """
-    if world.size == 1:
-        return scorer
-    trained = any(weight.requires_grad for weight in scorer.parameters())
-    if not world.sharded:
-        return DistributedDataParallel(scorer) if trained else scorer
-    model = scorer.model
-    mesh = init_device_mesh(model.device.type, (world.size,))
-    for layer in model.model.language_model.layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(scorer, mesh=mesh, ignored_params=set(model.model.visual.parameters()))
-    return scorer
+def _check_finite(what: str, value: float, problems: Sequence[str]) -> None:
+    if not math.isfinite(value):
+        named = ", ".join(dict.fromkeys(problems))
+        raise StepError(f"the {what} is {value}, with problems {named} (a smaller learning_rate?)")
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -23,6 +23,11 @@ def asked(stage):
     found = {"mem_mb": job.memory_mb, "runtime": job.minutes, "gpu": int(on_gpu)}
     # Slurm starts one task on each node, and that one starts its processes (stages/launch.py).
     found["tasks_per_gpu"] = 0
+    if stage != "other":
+        memory = study.resources.memory.model_dump(exclude={"gpu_mb"})
+        found |= {name: int(value) for name, value in memory.items()}
+    if stage == "rl":
+        found["largest_gap"] = str(study.collector.largest_gap)
     if stage not in ("sft", "rl"):
         return found
     on_a_node = job.processes // job.nodes

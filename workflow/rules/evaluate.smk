@@ -29,7 +29,9 @@ rule evaluate:
         code=results_digest("stages.evaluation.evaluate"),
     shell:
         "echo {params.run:q} > {output.run}; exec python -m stages.launch --gpus {resources.gpu}"
-        " stages.evaluation.evaluate {output.run} > {log} 2>&1"
+        " stages.evaluation.evaluate {output.run} --kv-cache-mb {resources.kv_cache_mb}"
+        " --feature-memory-mb {resources.feature_memory_mb} --feature-disk-mb {resources.feature_disk_mb}"
+        " > {log} 2>&1"
 
 
 rule judge:

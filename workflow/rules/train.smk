@@ -28,7 +28,10 @@ rule sft:
     shell:
         "echo {params.run:q} > {output.run}; exec python -m stages.launch --nodes {resources.nodes}"
         " --processes {resources.processes} --gpus {resources.gpu} stages.sft.train {output.run}"
-        " --sharded {resources.sharded} --save-every {resources.save_every} > {log} 2>&1"
+        " --sharded {resources.sharded} --save-every {resources.save_every}"
+        " --activation-checkpointing {resources.activation_checkpointing}"
+        " --feature-memory-mb {resources.feature_memory_mb} --feature-disk-mb {resources.feature_disk_mb}"
+        " > {log} 2>&1"
 
 
 rule rl:
@@ -60,4 +63,9 @@ rule rl:
     shell:
         "echo {params.run:q} > {output.run}; exec python -m stages.launch --nodes {resources.nodes}"
         " --processes {resources.processes} --gpus {resources.gpu} stages.rl.train {output.run}"
-        " --sharded {resources.sharded} --save-every {resources.save_every} > {log} 2>&1"
+        " --sharded {resources.sharded} --save-every {resources.save_every}"
+        " --activation-checkpointing {resources.activation_checkpointing}"
+        " --offload-reference {resources.offload_reference} --kv-cache-mb {resources.kv_cache_mb}"
+        " --largest-gap {resources.largest_gap}"
+        " --feature-memory-mb {resources.feature_memory_mb} --feature-disk-mb {resources.feature_disk_mb}"
+        " > {log} 2>&1"
