@@ -23,8 +23,12 @@ smoke: .venv/ready  ## every code path in minutes: config/smoke.yaml, in runs/sm
 base: .venv/ready  ## build the tiny base models again, in runs/pretrain
 	$(IN_ENVIRONMENT) snakemake --cores $(CORES) --configfile config/pretrain.yaml --directory runs/pretrain all_base
 
+# The longest first; pytest would sort them, were they named beside their folder.
+LONGEST := tests/test_dvc.py tests/test_workflow.py tests/test_slurm.py tests/test_resume.py
+TESTS := $(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/test_*.py))
+
 test: .venv/ready  ## the test suite
-	$(IN_ENVIRONMENT) OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --durations 25 tests/test_workflow.py tests/test_dvc.py tests/test_slurm.py tests/test_resume.py tests  # the longest first
+	$(IN_ENVIRONMENT) OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 25 $(TESTS)
 
 vllm: .venv/vllm/ready  ## vLLM for a machine without a GPU, in .venv/vllm
 

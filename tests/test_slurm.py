@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import STUDY
 from tests.test_workflow import Repository
 
 ROOT = Path(__file__).parent.parent
@@ -26,6 +27,7 @@ RL = f"rl/{CELL}/grpo/seed0"
 EPOCHS = 50  # of two steps; RL then takes longer than a minute
 TRAINING = {"memory_mb": 1500, "minutes": 10, "nodes": 1, "processes": 1, "sharded": False, "save_every": 1}
 OTHERS = {"memory_mb": 1500, "minutes": 10}
+MEMORY = STUDY["resources"]["memory"]
 
 
 def missing() -> str | None:
@@ -109,7 +111,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
             "study.evaluate_every": EPOCHS,
             "data.geometry_vision.epochs": EPOCHS,
             "evaluate.settings": {"pass@1 t=0.6": {"samples": 1, "temperature": 0.6, "top_p": 1.0}},
-            "resources": {"sft": TRAINING, "rl": TRAINING, "evaluate": OTHERS, "other": OTHERS},
+            "resources": {"memory": MEMORY, "sft": TRAINING, "rl": TRAINING, "evaluate": OTHERS, "other": OTHERS},
         }
     )
     (repository.folder / study).rename(repository.folder / "config/cluster.yaml")

@@ -179,7 +179,7 @@ def test_an_evaluation_setting_trains_nothing_again(finished: Repository) -> Non
 
 def test_what_schedulers_are_told_runs_nothing_again(finished: Repository) -> None:
     """A run may be gone on with by more processes, on another machine, with states saved less often."""
-    rl = {"memory_mb": 1000, "minutes": 9, "nodes": 1, "processes": 2, "sharded": True, "save_every": 7}
+    rl = {"memory_mb": 3000, "minutes": 9, "nodes": 1, "processes": 2, "sharded": True, "save_every": 7}
     assert finished.planned(finished.changed({"resources.rl": rl})) == {}
 
 
@@ -231,7 +231,7 @@ def trainers(folder: Path) -> list[int]:
 
 def test_several_processes_train_one_run(finished: Repository, tmp_path: Path) -> None:
     """FSDP2 on two processes, started by accelerate as on GPUs; the records are those of the finished study."""
-    rl = {"memory_mb": 1000, "minutes": 9, "nodes": 1, "processes": 2, "sharded": True, "save_every": 1}
+    rl = {"memory_mb": 3000, "minutes": 9, "nodes": 1, "processes": 2, "sharded": True, "save_every": 1}
     target = f"{RL}/grpo/seed0/responses.jsonl"
     study = finished.changed({"resources.rl": rl})
     ran = finished.snakemake("--directory", str(tmp_path / "two"), target, study=study)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from stages.config import Checkpoint, Study
 from stages.model.advice import advice
-from stages.model.memory import SIZE, Plan, architecture_of, least_cache, plans, trained_numbers
+from stages.model.memory import SIZE, Plan, architecture_of, at_least, least_cache, plans, trained_numbers
 
 GB = 1e9
 STATES = 3 * 3  # two kept and one that is being written, each with weights and AdamW's two moments
@@ -94,7 +94,7 @@ def too_large(study: Study, path: str | Path) -> list[str]:
                 f"{path}: resources.memory.kv_cache_mb: {memory.kv_cache_mb}, but one response of {_name(made)} "
                 f"takes {least} MB (allowed: as much, or more)"
             )
-        if made.fits:
+        if at_least(made).fits:
             continue
         stage = setup.stage
         job = getattr(study.resources, stage)
@@ -114,7 +114,8 @@ def _memory(made: list[Plan]) -> list[str]:
         if of_stage := [plan for plan in made if plan.setup.stage == stage]:
             largest = max(of_stage, key=lambda plan: plan.peak)
             limit = f" of {_rounded(largest.setup.limit / GB)} GB" if largest.setup.limit else ""
-            lines.append(f"Memory of each process: {_name(largest)} {_rounded(largest.peak / GB)} GB{limit}.")
+            guessed = "" if largest.setup.lengths.measured else ", prompts of 512 tokens of text assumed"
+            lines.append(f"Memory of each process: {_name(largest)} {_rounded(largest.peak / GB)} GB{limit}{guessed}.")
     return lines
 
 

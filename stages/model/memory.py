@@ -9,6 +9,7 @@ How it counts, and how far it is from measurements: docs/memory.md.
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Iterable
@@ -133,6 +134,15 @@ def plan(setup: Setup) -> Plan:
     return Plan(setup, {name: {part: b for part, b in parts.items() if b} for name, parts in moments.items()})
 
 
+def at_least(made: Plan) -> Plan:
+    """The same with prompts of no text and solutions of a token, where no preflight has measured them."""
+    found = made.setup.lengths
+    if found.measured:
+        return made
+    lengths = Lengths(found.image, found.image, found.image + 1, measured=False)
+    return plan(dataclasses.replace(made.setup, lengths=lengths))
+
+
 def least_cache(setup: Setup) -> int:
     """MB of keys and values of one row as long as any may be: with less, vLLM does not start."""
     settings = setup.settings
@@ -218,7 +228,8 @@ class _Count:
         """Problems that this process is asked at a time."""
         s = self.s.settings
         if isinstance(s, Evaluate):
-            return max(1, s.batch_size // sum(setting.samples for setting in s.settings.values()))
+            at_once = max(1, s.batch_size // sum(setting.samples for setting in s.settings.values()))
+            return min(at_once, self.s.problems or at_once)
         return s.batch_size // self.s.processes
 
     # the moments
