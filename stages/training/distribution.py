@@ -21,19 +21,19 @@ def distributed(scorer: Scorer, world: World, kept_in: torch.dtype | None = None
         kept_in: the type of the trained weights, of their gradient and of the optimiser's state, if it is another.
     """
     computed_in = scorer.model.dtype
-    trained = any(weight.requires_grad for weight in scorer.parameters())
-    if kept_in in (None, computed_in) and not (world.sharded and world.size > 1):
+    other = kept_in if kept_in != computed_in else None
+    if not other and not (world.sharded and world.size > 1):
+        trained = any(weight.requires_grad for weight in scorer.parameters())
         return DistributedDataParallel(scorer) if trained and world.size > 1 else scorer
-    model, policy = scorer.model, MixedPrecisionPolicy()
-    if kept_in not in (None, computed_in):
-        policy = MixedPrecisionPolicy(param_dtype=computed_in, reduce_dtype=kept_in)
+    policy = MixedPrecisionPolicy(param_dtype=computed_in, reduce_dtype=other) if other else MixedPrecisionPolicy()
+    model = scorer.model
     mesh = mesh_of(world, model.device)
     vision = set(model.model.visual.parameters())
     for part in (*model.model.language_model.layers, scorer):
         # Block by block, so that the whole model is never there in both types.
-        for weight in set(part.parameters()) - vision:
-            if kept_in and weight.dtype == computed_in:
-                weight.data = weight.data.to(kept_in)
+        for weight in set(part.parameters()) - vision if other else ():
+            if weight.dtype == computed_in:
+                weight.data = weight.data.to(other)
         fully_shard(part, mesh=mesh, mp_policy=policy, ignored_params=vision)
     return scorer
 

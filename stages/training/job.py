@@ -28,7 +28,7 @@ from stages.training.world import World, join_world
 
 log = logging.getLogger(__name__)
 
-AGAIN = (
+UNCHANGED = (
     "The same command would end here again. What changes no result (resources, collector.largest_gap) may be changed, "
     "and it goes on from that state; with any other change the training begins anew."
 )
@@ -175,7 +175,7 @@ def job(
             done.publish(hashed)
     except Exception as error:
         if done and isinstance(error, StepError):
-            sys.exit(f"{run.name}, step {done.step + 1}: {error}{done.left()}\n{AGAIN}")
+            sys.exit(f"{run.name}, step {done.step + 1}: {error}{done.left()}\n{UNCHANGED}")
         if done and is_out_of_memory(error):
             assert isinstance(run, SFTRun | RLRun | EvaluateRun)
             setup = setup_of(run, memory, done.world.size, sharded=sharded, limit=None)
