@@ -29,6 +29,7 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
+from benchmarks.common import chosen
 from stages.config import (
     RL,
     SFT,
@@ -37,7 +38,6 @@ from stages.config import (
     GeneratedProblems,
     JudgeRules,
     LearnerSettings,
-    LoRA,
     Memory,
     Optimizer,
     PreflightRun,
@@ -50,9 +50,11 @@ from stages.config import (
 from stages.data.prepare import prepare
 from stages.data.problem import read_problems
 from stages.model import base, preflight
+from stages.model.advice import ADAPTERS
 from stages.model.architecture import read_architecture
 from stages.model.memory import MB, PROGRAM, Lengths, Plan, Setup, plan
 from stages.model.tiny import build_processor
+from stages.provenance import hardware
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"
 RULES = JudgeRules(where="box", form="number", relative_tolerance=1e-4, decimals=None, percent="unit")
@@ -66,7 +68,6 @@ SIZES = {
     "100M": (640, 2560, 14, 10, 2, 32_000, 320, 4),
     "300M": (1024, 3072, 20, 16, 4, 32_000, 512, 6),
 }
-ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ class Case:
     Attributes:
         size: of the model.
         method: sft or rl.
-        rows: problems of a step, each answered once.
+        rows: problems of a step.
+        group: responses to each.
         update: responses of an update.
         micro: rows of a backward pass.
         new_tokens: of every response.
@@ -86,6 +88,7 @@ class Case:
     size: str
     method: str = "rl"
     rows: int = 4
+    group: int = 1
     update: int = 4
     micro: int = 2
     new_tokens: int = 40
@@ -101,6 +104,7 @@ class Case:
 CASES = {
     "tiny": Case("tiny"),
     "tiny, long responses": Case("tiny", new_tokens=512),
+    "tiny, siblings": Case("tiny", rows=2, group=4, update=8, micro=4, new_tokens=80),
     "tiny, sft": Case("tiny", "sft"),
     "20M": Case("20M"),
     "20M, untied": Case("20M", tied=False),
@@ -109,6 +113,10 @@ CASES = {
     "20M, float32 over bfloat16, checkpointing": Case("20M", used_in="bfloat16", checkpointing=True),
     "20M, LoRA over bfloat16": Case("20M", lora=True, used_in="bfloat16"),
     "20M, Qwen3-VL": Case("20M", family="qwen3_vl"),
+    "20M, siblings": Case("20M", rows=2, group=4, update=8, micro=4, new_tokens=160),
+    "20M, siblings, float32 over bfloat16, checkpointing": Case(
+        "20M", rows=2, group=4, micro=4, new_tokens=160, used_in="bfloat16", checkpointing=True
+    ),
     "100M": Case("100M"),
     "100M, micro-batch 4": Case("100M", micro=4),
     "100M, checkpointing": Case("100M", checkpointing=True),
@@ -141,7 +149,7 @@ class LiveTensors(TorchDispatchMode):
             self._see_storage(storage)
             return found
 
-        torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
+        torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign, assignment]
         super().__enter__()
         return self
 
@@ -274,7 +282,6 @@ def _prompt(case: Case) -> PromptSettings:
 
 def run_of(case: Case, folder: Path, device: str) -> RLRun | SFTRun:
     """The case as a run, with everything under `folder`."""
-    adapters = LoRA(rank=16, alpha=32.0, layers=ALL)
     common: dict[str, Any] = {
         "out": str(folder / "out"),
         "checkpoints": str(folder / "checkpoints"),
@@ -292,7 +299,7 @@ def run_of(case: Case, folder: Path, device: str) -> RLRun | SFTRun:
         "weights": str(folder / "weights"),
         "learner": LearnerSettings(
             dtype=case.kept_in,  # type: ignore[arg-type]
-            lora=adapters if case.lora else None,
+            lora=ADAPTERS if case.lora else None,
         ),
     }
     if case.method == "sft":
@@ -302,7 +309,7 @@ def run_of(case: Case, folder: Path, device: str) -> RLRun | SFTRun:
         algorithm="reinforce_plus_plus",
         optimizer=ADAMW,
         batch_size=case.rows,
-        group_size=1,
+        group_size=case.group,
         forward_batch_size=case.micro,
         ppo_batch_size=case.update,
         ppo_backward_batch_size=case.micro,
@@ -324,7 +331,7 @@ def predicted(case: Case, folder: Path, device: str) -> Plan:
     """What the planner says of it, without what the program takes beside tensors."""
     run = run_of(case, folder, device)
     found = json.loads((folder / "preflight/preflight.json").read_text())
-    lengths = [found[name]["train"]["max"] for name in ("prompt_tokens", "image_tokens", "learnt_tokens")]
+    prompt, image, learnt = (found[f"{name}_tokens"]["train"]["max"] for name in ("prompt", "image", "learnt"))
     memory = Memory(
         gpu_mb=None,
         activation_checkpointing=case.checkpointing,
@@ -338,7 +345,7 @@ def predicted(case: Case, folder: Path, device: str) -> Plan:
         stage=case.method,  # type: ignore[arg-type]
         method=case.method,
         architecture=read_architecture(json.loads(Path(run.base, "config.json").read_text())),
-        lengths=Lengths(*lengths, measured=True),
+        lengths=Lengths(prompt, image, learnt, measured=True),
         settings=run.settings,
         learner=run.learner,
         engine="native",
@@ -386,7 +393,7 @@ def measure(case: Case, folder: Path, device: str) -> dict[str, int]:
     at(sys.modules["stages.training.learner"].Learner, "step", "moving", "learning")
     means = Means(activation_checkpointing=case.checkpointing, feature_memory_mb=100, largest_gap=100.0)
     with watch:
-        loop.train(run_of(case, folder, device), means)  # type: ignore[arg-type]
+        loop.train(run_of(case, folder, device), means)
     return watch.peaks | {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
@@ -425,9 +432,9 @@ def main() -> None:
     if asked.measure:
         print(json.dumps(measure(eval(asked.cases[0]), Path(asked.measure), asked.device)))
         return
-    about = {"device": asked.device, "torch": torch.__version__}
+    about = {"device": asked.device, "torch": torch.__version__, "machine": hardware()}
     found = json.loads(RESULTS.read_text())["cases"] if RESULTS.is_file() else {}
-    for name in asked.cases or CASES:
+    for name in chosen(parser, asked.cases, CASES):
         found[name] = of_case = compared(CASES[name], asked.device)
         print(f"\n{name}: predicted, measured MB, ratio")
         for moment, (said, measured) in {**of_case["moments"], **{k: of_case[k] for k in ("total", "process")}}.items():

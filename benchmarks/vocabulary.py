@@ -26,7 +26,7 @@ def measured(way: str, words: int, tokens: int, device: str) -> tuple[float, flo
 
     torch.set_num_threads(1)
     random = torch.Generator(device).manual_seed(0)
-    hidden = torch.randn(tokens, WIDTH, generator=random, device=device, requires_grad=True)
+    hidden = (3 * WIDTH**-0.5 * torch.randn(tokens, WIDTH, generator=random, device=device)).requires_grad_()
     head = torch.randn(words, WIDTH, generator=random, device=device, requires_grad=True)
     token_ids = torch.randint(words, (tokens,), generator=random, device=device)
     token_logprobs(hidden[:8], head, token_ids[:8])[0].sum().backward()  # gradients are there, libraries are loaded

@@ -8,9 +8,10 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 Outcome = Literal["correct", "incorrect", "no answer", "timed out"]
 
@@ -118,7 +119,7 @@ def append(path: Path, rows: Iterable[Row]) -> None:
         file.writelines(lines)
 
 
-def read(path: Path) -> pd.DataFrame:
+def read(path: Path) -> "pd.DataFrame":
     """A whole table; `rewards` stays a column of dicts.
 
     Raises:
@@ -131,4 +132,6 @@ def read(path: Path) -> pd.DataFrame:
                 rows.append(json.loads(line))
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}:{number}: not a JSON row ({error}); was its writer interrupted?") from None
+    import pandas as pd  # what only writes records starts without it
+
     return pd.DataFrame(rows)

@@ -317,6 +317,17 @@ def test_a_weight_in_no_part_is_not_drawn_at_random(bad: Path, architecture: str
         load(bad, BF16, FEW)
 
 
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
+def test_tokens_that_look_at_less_than_all_before_them_are_refused(family: str, tmp_path: Path) -> None:
+    config = json.loads((write_tiny(tmp_path, family) / "config.json").read_text())
+    config["text_config"].pop("layer_types", None)
+    config["text_config"] |= {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}
+    rewritten(tmp_path / "config.json", config)
+    told = f"{tmp_path}: config.json asks for sliding_attention; only full_attention"
+    with pytest.raises(ValueError, match=re.escape(told)):
+        load(tmp_path, COMPUTE, PROMPT)
+
+
 # --- Qwen3-VL, with two levels of features more -----------------------------------------------------------------------
 
 

@@ -21,8 +21,9 @@ from stages.rl import trajectory_generation
 from stages.rl.data_flow import make_queries
 from stages.rl.policy_update import update_policy
 from stages.rl.response_collection import NativeCollector
-from stages.rl.trajectory_generation import Trajectory, make_trajectory
+from stages.rl.trajectory_generation import Trajectory, fresh_rows, make_trajectory
 from stages.sft import train as sft
+from stages.training.errors import StepError
 from stages.training.learner import Learner
 from stages.training.schedule import batches
 from stages.training.world import Share, World
@@ -46,12 +47,12 @@ def vlm(request: pytest.FixtureRequest) -> VLM:
     return load(MODELS / request.param, COMPUTE, PROMPT)
 
 
-def trajectory_of(vlm: VLM, problems: list[Problem], method: RL) -> Trajectory:
+def trajectory_of(vlm: VLM, problems: list[Problem], method: RL, fresh: int = 0) -> Trajectory:
     sampling = method.sampling.model_copy(update={"max_new_tokens": 60})
     queries = make_queries(problems, vlm, method.group_size)
     responses = NativeCollector(vlm).collect(queries, [sampling] * len(queries), list(range(len(queries))))
     base = nullcontext(Scorer(frozen_copy(vlm.model)))
-    return make_trajectory(queries, responses, Scorer(vlm.model), base, method, judged)
+    return make_trajectory(queries, responses, Scorer(vlm.model), base, method, judged, fresh)
 
 
 def learner_of(vlm: VLM) -> Learner:
@@ -86,6 +87,68 @@ def test_the_first_update_starts_at_ratio_one_and_no_kl(vlm: VLM, data: Path, me
     assert update.ratio == pytest.approx(1, abs=1e-6)
     assert update.kl_loss == pytest.approx(0, abs=1e-9)
     assert update.clip_fraction == 0 and update.entropy > 0
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_the_first_update_finds_its_old_logprobs_itself(vlm: VLM, data: Path, method: RL) -> None:
+    """Two updates of four rows: as if the policy had scored all eight before."""
+    method = method.model_copy(update={"ppo_batch_size": 4, "ppo_backward_batch_size": 2, "ppo_epochs": 2})
+    problems = read_problems(data / "train.jsonl")[:4]
+    found = []
+    for fresh in (0, fresh_rows(method, 1)):
+        trajectory = trajectory_of(vlm, problems, method, fresh)
+        known = trajectory.old_logprobs.abs().sum(1) > 0
+        assert known.tolist() == [False] * fresh + [True] * (8 - fresh)
+        before = {name: weight.detach().clone() for name, weight in vlm.model.named_parameters()}
+        updates = update_policy(learner_of(vlm), trajectory, method, everything(trajectory))
+        found.append((trajectory.old_logprobs, [(u.loss, u.ratio, u.grad_norm, u.sampler_gap) for u in updates]))
+        vlm.model.load_state_dict(before, strict=False)
+    (scored, updates), (fresh_ones, theirs) = found
+    assert_close(fresh_ones, scored, atol=1e-5, rtol=0)
+    assert len(theirs) == 4 and theirs[0][1] == 1 and theirs[2][1] != 1
+    for ours, other in zip(updates, theirs, strict=True):
+        assert ours == pytest.approx(other, rel=1e-3, abs=1e-6)
+
+
+def test_adamw_in_one_pass_is_adamw(vlm: VLM) -> None:
+    """Against torch's plain loop over weights, which rounds otherwise."""
+    learner = learner_of(vlm)
+    learner.clip_grad_norm = 1e9
+    plain = [weight.detach().clone().requires_grad_() for weight in learner.weights.values()]
+    settings = {name: learner.optimizer.defaults[name] for name in ("lr", "betas", "eps", "weight_decay")}
+    optimizer = torch.optim.AdamW(plain, **settings, foreach=False)
+    before, random = [weight.detach().clone() for weight in plain], torch.Generator().manual_seed(0)
+    for _ in range(5):
+        optimizer.param_groups[0]["lr"] = learner.scheduler.get_last_lr()[0]
+        for ours, other in zip(learner.weights.values(), plain, strict=True):
+            ours.grad = torch.randn(ours.shape, generator=random)
+            other.grad = ours.grad.clone()
+        learner.step([])
+        optimizer.step()
+    for ours, other, old in zip(learner.weights.values(), plain, before, strict=True):
+        assert_close(ours.detach() - old, other.detach() - old, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("fresh", [0, 4])
+@pytest.mark.parametrize("wrong", [slice(0, 4), slice(4, 8)], ids=["rows of the first", "rows of the second"])
+def test_a_gap_in_any_row_stops_before_the_first_update(vlm: VLM, data: Path, wrong: slice, fresh: int) -> None:
+    """Two updates of four rows; the sampler is 1 nat a token off in the rows of one of them."""
+    method = METHOD.model_copy(update={"ppo_batch_size": 4, "ppo_backward_batch_size": 2})
+    trajectory = trajectory_of(vlm, read_problems(data / "train.jsonl")[:4], method, fresh)
+    trajectory.responses.logprobs[wrong] += 1
+    learner = learner_of(vlm)
+    before = {name: weight.detach().clone() for name, weight in vlm.model.named_parameters()}
+    with pytest.raises(StepError, match="sampler and learner differ by"):
+        update_policy(learner, trajectory, method, everything(trajectory), largest_gap=0.1)
+    assert learner.scheduler.last_epoch == 0
+    for name, weight in vlm.model.named_parameters():
+        assert torch.equal(weight, before[name]), name
+
+
+def test_old_logprobs_that_are_needed_before_are_computed_before() -> None:
+    assert fresh_rows(METHOD, 1) == METHOD.ppo_batch_size and fresh_rows(METHOD, 2) == METHOD.ppo_batch_size // 2
+    assert fresh_rows(METHOD.model_copy(update={"beta_rew": 0.1}), 1) == 0
+    assert fresh_rows(METHOD.model_copy(update={"importance_cap": 2.0}), 1) == 0
 
 
 def test_only_the_language_model_moves(vlm: VLM, data: Path) -> None:

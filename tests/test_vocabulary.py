@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
+from stages.model import vocabulary
 from stages.model.vocabulary import token_logprobs
 
 TOKENS, WIDTH, WORDS = 23, 16, 50
@@ -71,17 +72,18 @@ def test_many_parts_in_bfloat16_lose_nothing_of_the_heads_gradient() -> None:
 
 
 def test_never_more_logits_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every matrix product with the head is counted, of the gradient too."""
+    """Every product with the head is counted, of the gradient too."""
     hidden, head, token_ids, weight = batch()
     sizes: list[int] = []
-    plain = F.linear
+    plain = vocabulary._logits
 
-    def counted(hidden: Tensor, head: Tensor) -> Tensor:
-        logits = plain(hidden, head)
+    def counted(hidden: Tensor, head: Tensor, memory: Tensor) -> Tensor:
+        logits = plain(hidden, head, memory)
+        assert logits.data_ptr() == memory.data_ptr()
         sizes.append(logits.numel())
         return logits
 
-    monkeypatch.setattr(F, "linear", counted)
+    monkeypatch.setattr(vocabulary, "_logits", counted)
     logprobs, _ = token_logprobs(hidden, head, token_ids, limit=6 * WORDS)
     (logprobs * weight).sum().backward()
     assert max(sizes) == 6 * WORDS and sum(sizes) == 2 * TOKENS * WORDS

@@ -299,7 +299,8 @@ class Study(Settings):
 
     def _weights(self, kind: str, cell: str, epochs: Iterable[int]) -> dict[str, str]:
         """The file of each epoch's weights."""
-        return {str(epoch): f"{self.trained(kind, cell)}/epoch{epoch}.safetensors" for epoch in epochs}
+        folder = self.trained(kind, cell)  # asked once: it looks through the epochs of all data sets
+        return {str(epoch): f"{folder}/epoch{epoch}.safetensors" for epoch in epochs}
 
     def model_runs(self) -> Iterator[ModelRun]:
         """The training, if there is one, and the evaluation of every cell."""

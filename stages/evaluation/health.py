@@ -28,7 +28,8 @@ class Check(NamedTuple):
 
 
 ABOUT = {
-    "first_ratio": "how far the mean ratio of a generation step's first update, made by one policy, is from 1 at most",
+    "first_ratio": "how far the mean ratio of a generation step's first update is from 1 at most; by construction not "
+    "at all, unless old log-probabilities had a pass of their own (beta_rew, importance_cap)",
     "sampler_gap": "mean distance of sampler and learner log-probabilities, in nats, worst generation step",
     "sampler_gap_max": "the largest distance of a token",
     "sampler_outside": "share of tokens whose ratio, learner to sampler, is outside 0.8 to 1.25, worst generation step",

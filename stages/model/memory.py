@@ -36,7 +36,7 @@ from stages.config import (
     load_study,
 )
 from stages.model.architecture import Architecture, known_architecture, read_architecture, recipe_architecture
-from stages.model.passes import FLOAT, Passes
+from stages.model.passes import FLOAT, Passes, Row, side_by_side
 from stages.sources import ROOT
 
 Stage = Literal["sft", "rl", "evaluate"]
@@ -44,8 +44,9 @@ SIZE = {"float32": 4, "bfloat16": 2}
 MB, GB = 10**6, 10**9
 # Tokens of a question with its instruction, and of a solution, where no preflight has measured them yet.
 TEXT = 512
-# What a vLLM engine works on at a time, by its defaults; assumed, not measured.
-VLLM_TOKENS, VLLM_ROWS = 8192, 256
+# What a vLLM engine works on at a time, by its defaults, and what it makes of logits (their log-probabilities,
+# probabilities and noise, in float32); assumed, not measured.
+VLLM_TOKENS, VLLM_ROWS, VLLM_LOGITS = 8192, 256, 4
 # Beside all tensors: Python with its libraries on a CPU (measured); context and libraries of CUDA (assumed).
 PROGRAM = {"cpu": 600 * MB, "cuda": 1000 * MB}
 
@@ -163,14 +164,16 @@ class _Count:
 
     def __init__(self, setup: Setup) -> None:
         self.s, self.a = setup, setup.architecture
-        self.c, self.w = SIZE[setup.compute.dtype], SIZE[setup.learner.dtype]
         trains = setup.stage != "evaluate"
+        self.c = SIZE[setup.compute.dtype]
+        self.w = SIZE[setup.learner.dtype] if trains else self.c
         self.lora = setup.learner.lora if trains else None
         self.passes = Passes(self.a, self.c, self.w, self.lora)
         self.parts = setup.processes if setup.sharded else 1
         # Weights that are kept in another type than they are used in, or cut into parts, are gathered block by block.
         self.gathers = trains and not self.lora and (self.parts > 1 or self.w != self.c)
         self.trained = trained_numbers(self.a, self.lora)
+        self.ends = 0 if self.lora else self.a.ends
         self.on_gpu = setup.compute.device == "cuda"
 
     # what is alive for long
@@ -242,98 +245,108 @@ class _Count:
 
     def sampling(self) -> dict[str, dict[str, int]]:
         """Pictures are looked at, prompts read, responses drawn."""
-        s, p = self.s, self.passes
-        assert not isinstance(s.settings, SFT)
-        patches = s.lengths.image * self.a.merge**2
+        patches = self.s.lengths.image * self.a.merge**2
         pixels = self._prompts() * patches * self.a.patch_values * FLOAT  # of all that are asked about
-        found = {"looking": self.held(True) | {"activations": p.looking(patches) + pixels}}
-        if s.engine == "vllm":
-            # Before that, the engine takes over the weights, one whole tensor after the other.
-            working = max(p.reading(VLLM_TOKENS) + p.choosing(VLLM_ROWS, top_p=False), self.a.embedding * self.w)
-            return found | {"sampling": self.held(False) | {"activations": working}}
-        if isinstance(s.settings, RL):
-            rows, new, top_p = self._prompts() * s.settings.group_size, s.settings.sampling.max_new_tokens, False
+        looking = {"looking": self.held(True) | {"activations": self.passes.looking(patches) + pixels}}
+        drawing = self._by_vllm() if self.s.engine == "vllm" else self._natively()
+        return looking | {name: self.held(False) | parts for name, parts in drawing.items()}
+
+    def _by_vllm(self) -> dict[str, dict[str, int]]:
+        p = self.passes
+        working = max(p.reading(Row(1, VLLM_TOKENS)), VLLM_LOGITS * p.logits(VLLM_ROWS))
+        # Before that, the engine takes over the weights, one whole tensor after the other.
+        return {"sampling": {"activations": max(working, self.a.embedding * self.w)}}
+
+    def _natively(self) -> dict[str, dict[str, int]]:
+        s, p = self.s.settings, self.passes
+        assert not isinstance(s, SFT)
+        prompts, prompt = self._prompts(), self.s.lengths.prompt
+        if isinstance(s, RL):
+            group, cut, new = s.group_size, 0, s.sampling.max_new_tokens
         else:
-            rows = self._prompts() * sum(setting.samples for setting in s.settings.settings.values())
-            new = s.settings.max_new_tokens
-            top_p = any(setting.top_p < 1 for setting in s.settings.settings.values())
-        length = s.lengths.prompt + new
-        one_layer = p.cache(rows, length) // (2 * self.a.layers)
-        reading = {
-            "cache": p.cache(self._prompts(), s.lengths.prompt),
-            "activations": p.prefill(self._prompts(), s.lengths.prompt),
+            group = sum(setting.samples for setting in s.settings.values())
+            cut = prompts * sum(setting.samples for setting in s.settings.values() if setting.top_p < 1)
+            new = s.max_new_tokens
+        rows, of_prompts = prompts * group, p.cache(prompts, prompt)
+        # When rows leave, a layer's keys, and then its values, of the prompts that stay are there twice.
+        leaving = p.cache(prompts - 1, prompt) // (2 * self.a.layers)
+        working = max(p.drawing(rows, cut), p.logits(rows) + max(p.attending(prompts, prompt, rows, new), leaving))
+        return {
+            "reading": {"cache": of_prompts, "activations": p.prefill(prompts, prompt)},
+            "sampling": {"cache": of_prompts + p.cache(rows, new), "activations": working},
         }
-        drawing = {
-            "cache": p.cache(rows, length),
-            "activations": max(one_layer, p.choosing(rows, top_p=top_p)),
-        }
-        return found | {"reading": self.held(False) | reading, "sampling": self.held(False) | drawing}
 
     def scoring(self) -> dict[str, dict[str, int]]:
         """Policy and reference say how likely the responses are."""
-        s, p = self.s, self.passes
-        assert isinstance(s.settings, RL)
-        rows = min(s.settings.forward_batch_size, self._prompts() * s.settings.group_size)
-        new = s.settings.sampling.max_new_tokens
-        n = rows * (s.lengths.prompt + new)
+        s, p, a, c = self.s.settings, self.passes, self.a, self.c
+        assert isinstance(s, RL)
+        rows = min(s.forward_batch_size, self._prompts() * s.group_size)
         found = self.held(True)
         if self._offloads:
-            found["reference"] = self.a.language * self.c
-        if self.gathers:
-            found["gathered"] = (self.a.ends + 2 * self.a.block) * self.c
-            if self.parts > 1:  # the reference's as well; what is outside blocks is not given up between passes
-                found["gathered"] += self.a.ends * self.c
-        working = max(p.reading(n), p.scoring(rows * new, entropy=False) + n * self.c * self.a.width)
+            found["reference"] = a.language * c
+        # The first update finds the policy's itself (`stages.rl.trajectory_generation.fresh_rows`).
+        asks_policy = s.responses > s.ppo_batch_size or bool(s.beta_rew) or s.importance_cap is not None
+        if self.gathers and (asks_policy or self.parts > 1):
+            found["gathered"] = (2 * a.block + (a.ends if asks_policy else 0)) * c
+        new = s.sampling.max_new_tokens
+        row = side_by_side(rows, s.group_size, self.s.lengths.prompt, new)
+        working = max(p.reading(row), p.scoring(rows * new, entropy=False))
         return {"scoring": found | {"activations": working}}
 
     def learning(self) -> dict[str, dict[str, int]]:
         """Gradients are computed, micro-batch by micro-batch; then the weights are moved."""
         s, a, p, c = self.s, self.a, self.passes, self.c
-        rows, micro, length, scored, entropy = self._micro_batch()
+        row, scored, accumulates = self._micro_batch()
         checkpointing = s.memory.activation_checkpointing
-        n, t = micro * length, micro * scored
-        gradients = self.trained * self.w // self.parts
-        if s.processes > 1 and not self.gathers:
-            gradients *= 2  # DDP has buckets beside them
         held = self.held(True)
+        # DDP has buckets beside them.
+        times = 2 if s.processes > 1 and not self.gathers else 1
+        gradients, of_blocks = (times * n * self.w // self.parts for n in (self.trained, self.trained - self.ends))
         gathered = {"gathered": (a.ends + 2 * a.block) * c + a.block * (c + self.w)} if self.gathers else {}
-        kept = p.kept(n, checkpointing=checkpointing)
-        # Of the first micro-batch, gradients come as activations go.
-        first = gradients if rows > micro else 0
         # A tied matrix waits for its other gradient, and one of another type for the reduction at the end.
         waits = 0 if self.lora or not (a.tied or self.gathers) else c * a.embedding
-        head = max(p.scoring(t, entropy=entropy), p.scoring_gradient(t))
-        at_head = {"gradients": first, "activations": kept, "vocabulary head": head}
-        at_block = {
-            "gradients": first,
-            "activations": kept + p.turning(n, checkpointing=checkpointing),
-            "vocabulary head": waits + c * t * a.width,
+        of_weight = 0 if self.lora or self.gathers else c * a.inner * a.width
+
+        def at_block(blocks: int) -> dict[str, int]:
+            """At the last of so many blocks; of the first micro-batch, gradients come as activations go."""
+            there = of_blocks * (a.layers - blocks) // a.layers + of_weight
+            working = p.kept(row, blocks, checkpointing=checkpointing) + p.turning(row, checkpointing=checkpointing)
+            return {
+                "gradients": gradients if accumulates else there,
+                "activations": working,
+                "vocabulary head": waits,
+            }
+
+        at_head = {
+            "gradients": gradients if accumulates else 0,
+            "activations": p.kept(row, a.layers, checkpointing=checkpointing),
+            "vocabulary head": max(p.scoring(scored, entropy=s.stage == "rl"), p.scoring_gradient(scored)),
         }
-        worst = max(at_head, at_block, key=lambda parts: sum(parts.values()))
+        worst = max(at_head, at_block(a.layers), at_block(1), key=lambda parts: sum(parts.values()))
         embedded = 0 if self.lora else c * a.embedding
         # FSDP2 reduces what is outside blocks at once, in the type that gradients are kept in.
         # A tied matrix has two gradients, and their sum is a third.
         reduced = a.ends * (c + self.w) if self.gathers else embedded + 2 * waits
-        ending = {"gradients": gradients, "vocabulary head": reduced, "activations": n * c * a.width}
-        largest = a.embedding * self.w // self.parts if not self.lora else 0
-        moving = gradients // (2 if s.processes > 1 and not self.gathers else 1) if self.on_gpu else 2 * largest
+        ending = {"gradients": gradients, "vocabulary head": reduced, "activations": row.tokens * c * a.width}
         return {
             "learning": held | gathered | worst,
             "summing": held | gathered | ending,
-            "moving": held | {"gradients": gradients, "activations": moving},
+            "moving": held | {"gradients": gradients},  # AdamW in one pass takes nothing
         }
 
-    def _micro_batch(self) -> tuple[int, int, int, int, bool]:
-        """Rows of an update and of a micro-batch, tokens of a row, those that are scored, and if entropy is wanted."""
-        s = self.s
-        if isinstance(s.settings, RL):
-            rows = s.settings.ppo_batch_size // s.processes
-            new = s.settings.sampling.max_new_tokens
-            return rows, min(rows, s.settings.ppo_backward_batch_size), s.lengths.prompt + new, new, True
-        assert isinstance(s.settings, SFT)
-        rows = s.settings.batch_size // s.processes
-        scored = s.lengths.learnt - s.lengths.prompt
-        return rows, min(rows, s.settings.backward_batch_size), s.lengths.learnt, scored, False
+    def _micro_batch(self) -> tuple[Row, int, bool]:
+        """A micro-batch, its tokens that are scored, and whether an update has several, whose gradients add up."""
+        s, prompt = self.s.settings, self.s.lengths.prompt
+        if isinstance(s, RL):
+            group, new = s.group_size, s.sampling.max_new_tokens
+            rows, most = s.ppo_batch_size, s.ppo_backward_batch_size
+        else:
+            assert isinstance(s, SFT)
+            group, new = 1, self.s.lengths.learnt - prompt
+            rows, most = s.batch_size, s.backward_batch_size
+        rows //= self.s.processes
+        micro = min(rows, most)
+        return side_by_side(micro, group, prompt, new), micro * new, rows > micro
 
 
 # --- of a study ------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from stages.model.features import IN_MEMORY, FeatureLimits, Features, maker_dige
 from stages.model.levels import joined, parted
 from stages.model.parts import freeze
 from stages.model.processor import load_processor, render
+from stages.model.shared_prefix import Layout
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ def load(folder: Path, compute: Compute, prompt: PromptSettings, limits: Feature
     """Load a base model, vision tower and connector frozen (paper, Sec. 5.1).
 
     Raises:
-        ValueError: a weight is not in the checkpoint, or the tokenizer is not the one that the model was trained with.
+        ValueError: a weight is not in the checkpoint, the tokenizer is not the one that the model was trained with, or
+            its attention slides over windows.
     """
     attention.register()
     model, found = AutoModelForImageTextToText.from_pretrained(
@@ -132,6 +134,8 @@ def load(folder: Path, compute: Compute, prompt: PromptSettings, limits: Feature
     # transformers would go on with weights drawn at random.
     if missing := sorted(found["missing_keys"]):
         raise ValueError(f"{folder}: no {missing[0]} in its weights ({len(missing)} missing in all); fetch them again")
+    if other := sorted(set(getattr(model.config.get_text_config(), "layer_types", ())) - {"full_attention"}):
+        raise ValueError(f"{folder}: config.json asks for {other[0]}; only full_attention is computed here")
     processor = load_processor(folder, prompt)
     for token in ("image_token", "video_token"):
         said, used = getattr(model.config, f"{token}_id"), getattr(processor, f"{token}_id")
@@ -171,6 +175,7 @@ def hidden_states(
     position_ids: Tensor,
     features: list[Tensor],
     mask: Tensor | None = None,
+    layout: Layout | None = None,
     **cache: Any,
 ) -> Tensor:
     """Run the language model over prompts whose pictures have been looked at.
@@ -179,7 +184,8 @@ def hidden_states(
         token_ids: [B, L] with as many image tokens in a row as its features.
         position_ids: [3, B, L]. With 2-D ids all three axes would silently be the text's.
         features: of each row, [V, H * (1 + D)].
-        mask: [B, L] True on real tokens; None where padding is on the right only, which no real token can see.
+        mask: [B, L] True on real tokens; None where nothing is padded.
+        layout: of a single row in which several sequences lie side by side.
         cache: `past_key_values` to fill.
 
     Returns:
@@ -191,6 +197,7 @@ def hidden_states(
         attention_mask=None if mask is None else mask.long(),
         mm_encoder_outputs={"image": parted(features, model.config.text_config.hidden_size)},
         use_cache=bool(cache),
+        **({"layout": layout} if layout else {}),
         **cache,
     )
     hidden: Tensor = outputs.last_hidden_state

@@ -13,40 +13,64 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Logits that are there at once: 256 MB in float32.
-LOGITS = 2**26
+# Logits that are there at once: 128 MB in float32.
+LOGITS = 2**25
 
 
 class _InParts(torch.autograd.Function):
-    """`plain`, some tokens at a time."""
+    """`plain`, some tokens at a time and all in the same memory: to free it and ask for it again costs time."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, head: Tensor, token_ids: Tensor, with_entropy: bool, limit: int
     ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(hidden, head, token_ids)
+        sums, logprobs = (hidden.new_empty(len(hidden), dtype=torch.float32) for _ in range(2))
+        entropy = torch.empty_like(logprobs if with_entropy else logprobs[:0])
+        logits, weights = _memory(hidden, head, limit), _memory(hidden, head, limit)
+        for some in parts(hidden, head, limit):
+            z = _logits(hidden[some], head, logits)
+            peak = z.amax(1, keepdim=True)
+            chosen = z.gather(1, token_ids[some, None])[:, 0]
+            w = torch.exp(z.sub_(peak), out=weights[: len(z)])
+            total = w.sum(1)
+            sums[some] = peak[:, 0] + total.log()
+            logprobs[some] = chosen - sums[some]
+            if with_entropy:
+                entropy[some] = total.log() - w.mul_(z).sum(1) / total
+        ctx.save_for_backward(hidden, head, token_ids, sums)
         ctx.limit = limit
-        found = [plain(hidden[some], head, token_ids[some], with_entropy) for some in parts(hidden, head, limit)]
-        logprobs, entropy = (torch.cat(of_parts) for of_parts in zip(*found, strict=True))
         ctx.mark_non_differentiable(entropy)
         return logprobs, entropy
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
-        hidden, head, token_ids = ctx.saved_tensors
-        trained = [True, ctx.needs_input_grad[1]]
-        of_hidden, of_head = [], None
+        hidden, head, token_ids, sums = ctx.saved_tensors
+        of_hidden, logits = torch.empty_like(hidden), _memory(hidden, head, ctx.limit)
+        # In float32: a sum of many parts in bfloat16 would lose them.
+        of_head = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         for some in parts(hidden, head, ctx.limit):
-            inputs = [
-                tensor.detach().requires_grad_(yes) for tensor, yes in zip((hidden[some], head), trained, strict=True)
-            ]
-            with torch.enable_grad():
-                logprobs, _ = plain(inputs[0], inputs[1], token_ids[some], with_entropy=False)
-            of_some, *more = torch.autograd.grad(logprobs, inputs[: sum(trained)], gradient[some])
-            of_hidden.append(of_some)
-            if more:  # summed in float32: a sum of many parts in bfloat16 would lose them
-                of_head = more.pop() if of_head is None else of_head.float().add_(more.pop())
-        return torch.cat(of_hidden), None if of_head is None else of_head.to(head.dtype), None, None, None
+            of_logits = _logits(hidden[some], head, logits).sub_(sums[some, None]).exp_().mul_(-gradient[some, None])
+            of_logits.scatter_add_(1, token_ids[some, None], gradient[some, None])
+            rounded = of_logits.to(head.dtype)
+            of_hidden[some] = rounded @ head
+            if of_head is not None and rounded.dtype == of_head.dtype:
+                of_head.addmm_(rounded.T, hidden[some])
+            elif of_head is not None:
+                of_head.add_(rounded.T @ hidden[some])
+        return of_hidden, None if of_head is None else of_head.to(head.dtype), None, None, None
+
+
+def _memory(hidden: Tensor, head: Tensor, limit: int) -> Tensor:
+    """[tokens of a part, W] for logits."""
+    return hidden.new_empty(min(len(hidden), max(1, limit // len(head))), len(head), dtype=torch.float32)
+
+
+def _logits(hidden: Tensor, head: Tensor, memory: Tensor) -> Tensor:
+    """[T, W] in float32, at the begin of some memory [T or more, W]."""
+    out = memory[: len(hidden)]
+    if hidden.dtype == out.dtype:
+        return torch.mm(hidden, head.T, out=out)
+    return out.copy_(hidden @ head.T)
 
 
 def plain(hidden: Tensor, head: Tensor, token_ids: Tensor, with_entropy: bool) -> tuple[Tensor, Tensor]:

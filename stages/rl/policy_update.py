@@ -3,6 +3,7 @@
 Letters: B responses of an update; R tokens of the longest.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from stages.config import RL
 from stages.model.logprobs import logprobs_and_entropy
 from stages.rl.algorithms import ADVANTAGES, clipped_loss, k3, token_weights, truncated_importance
-from stages.rl.mismatch import mismatch
+from stages.rl.mismatch import check_mismatch, mismatch
 from stages.rl.trajectory_generation import Trajectory, sequences_of
 from stages.training.learner import Learner
 from stages.training.world import Share
@@ -35,7 +36,9 @@ class Update:
     sampler_outside: float
 
 
-def update_policy(learner: Learner, trajectory: Trajectory, method: RL, share: Share) -> list[Update]:
+def update_policy(
+    learner: Learner, trajectory: Trajectory, method: RL, share: Share, largest_gap: float = math.inf
+) -> list[Update]:
     """Go `ppo_epochs` times through a trajectory, an update for every `ppo_batch_size` responses.
 
     Args:
@@ -43,16 +46,20 @@ def update_policy(learner: Learner, trajectory: Trajectory, method: RL, share: S
         trajectory: of this process.
         method: the settings.
         share: which rows of the whole batch it has.
+        largest_gap: between sampler and learner, the mean of all rows.
+
+    Raises:
+        StepError: they are further apart, before the first update; or a number is not finite, before its update.
     """
     advantages = advantages_of(trajectory, method, share)
     if method.importance_cap is not None:
         sampled, old = trajectory.responses.logprobs, trajectory.old_logprobs
         advantages = advantages * truncated_importance(old, sampled, method.importance_cap)
     rows = torch.arange(len(advantages), device=advantages.device)
+    parts = rows.split(method.ppo_batch_size // learner.world.size) * method.ppo_epochs
     return [
-        _update(learner, trajectory, advantages, part, method)
-        for _ in range(method.ppo_epochs)
-        for part in rows.split(method.ppo_batch_size // learner.world.size)
+        _update(learner, trajectory, advantages, part, method, largest_gap, first=i == 0)
+        for i, part in enumerate(parts)
     ]
 
 
@@ -65,17 +72,31 @@ def advantages_of(trajectory: Trajectory, method: RL, share: Share) -> Tensor:
     return share.mine(ADVANTAGES[method.algorithm](scores, kl, group, whole_mask, method))[:, : mask.shape[1]]
 
 
-def _update(learner: Learner, trajectory: Trajectory, advantages: Tensor, rows: Tensor, method: RL) -> Update:
-    """One optimiser step on some rows, its gradient gathered in backward batches."""
+def _update(
+    learner: Learner,
+    trajectory: Trajectory,
+    advantages: Tensor,
+    rows: Tensor,
+    method: RL,
+    largest_gap: float,
+    *,
+    first: bool,
+) -> Update:
+    """One optimiser step on some rows, its gradient gathered in backward batches.
+
+    The first finds old log-probabilities of `fresh` rows, and looks at the gap of all rows before it moves a weight.
+    """
     world, problems = learner.world, trajectory.queries.problems
     sums = torch.zeros(5, dtype=torch.float64, device=rows.device)
     sequences = sequences_of(trajectory.queries, trajectory.responses).take(rows)
     responses, tokens = world.sum(torch.stack([rows.new_tensor(len(rows)), sequences.response_mask.sum()])).tolist()
     weights = token_weights(sequences.response_mask, method.loss_average, responses, tokens)
-    for part in sequences.by_length(method.ppo_backward_batch_size):
+    for part in sequences.in_parts(method.ppo_backward_batch_size):
         batch, where = sequences.take(part), rows[part]
         mask = batch.response_mask
         logprobs, entropy = logprobs_and_entropy(learner.policy, batch)
+        if first and trajectory.fresh:
+            trajectory.old_logprobs[where] = logprobs.detach()
         loss = clipped_loss(
             logprobs,
             trajectory.old_logprobs[where],
@@ -88,6 +109,8 @@ def _update(learner: Learner, trajectory: Trajectory, advantages: Tensor, rows: 
         learner.backward(whole, [problems[i].id for i in where.tolist()])
         columns = (loss.policy * weights[part], loss.kl * weights[part], loss.ratio, loss.clipped, entropy)
         sums += torch.stack([column.detach().double().sum() for column in columns])
+    if first:  # all old log-probabilities are known now
+        check_mismatch(mismatch(trajectory, torch.arange(len(advantages), device=rows.device), world), largest_gap)
     gap = mismatch(trajectory, rows, world)
     policy_loss, kl_loss, ratio, clipped, entropy_sum = world.sum(sums).tolist()
     grad_norm, lr = learner.step([problems[i].id for i in rows.tolist()])

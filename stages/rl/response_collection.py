@@ -13,8 +13,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from stages.config import Sampling
+from stages.model.decoder import Decoder
 from stages.model.vlm import VLM, hidden_states
 from stages.rl.data_flow import Queries
+from stages.rl.drawing import choose
 from stages.seeds import uniforms
 from stages.training.errors import StepError
 
@@ -98,33 +100,34 @@ class NativeCollector:
         top_p = torch.tensor([s.top_p for s in sampling], device=device)
         noise = torch.from_numpy(np.stack([uniforms(seed, longest) for seed in seeds])).to(device)
 
-        token_ids = torch.full((rows, longest), self.vlm.processor.tokenizer.pad_token_id, device=device)
+        token_ids = torch.zeros(rows, longest, dtype=torch.long, device=device)
         logprobs, banned = torch.zeros(rows, longest, device=device), torch.zeros(rows, longest, device=device)
         lengths, finished = limits.clone(), torch.zeros(rows, dtype=torch.bool, device=device)
+        stop_ids, banned_ids = self.vlm.stop_ids, self.vlm.banned_ids
         batch = torch.arange(rows, device=device)  # the rows that are decoded
         going = torch.ones_like(finished)  # of these, the ones that still answer
-        decoder = _Decoder(self.vlm, queries)
-        logits = decoder.prefill()
+        decoder, logits = begin(self.vlm, queries, longest)
         for t in range(longest):
-            chosen = choose(logits, temperature[batch], top_p[batch], noise[batch, t], self.vlm.banned_ids)
-            token_ids[batch[going], t] = chosen[going]
-            full = logits.log_softmax(-1)
-            logprobs[batch[going], t] = full.gather(1, chosen[:, None])[going, 0]
-            banned[batch[going], t] = full[:, self.vlm.banned_ids][going].exp().sum(1)
-            stopped = torch.isin(chosen, self.vlm.stop_ids) & going
+            # Of a row that no longer answers, what is written here is beyond its length, and cut off below.
+            drawn = choose(logits, temperature[batch], top_p[batch], noise[batch, t], banned_ids)
+            chosen = drawn.token_ids
+            token_ids[batch, t], logprobs[batch, t], banned[batch, t] = drawn
+            stopped = torch.isin(chosen, stop_ids) & going
             finished[batch[stopped]] = True
             lengths[batch[stopped]] = t + 1
             going = going & ~stopped & (t + 1 < limits[batch])
-            if not going.any():
+            staying = int(going.sum())
+            if not staying:
                 break
-            if going.sum() <= len(going) * (1 - LEAVING):
+            if staying <= len(going) * (1 - LEAVING):
                 decoder.keep(going)
                 batch, chosen, going = batch[going], chosen[going], going[going]
             logits = decoder.step(chosen)
 
         reach = int(lengths.max())
         mask = torch.arange(reach, device=device) < lengths[:, None]
-        token_ids, logprobs = token_ids[:, :reach], logprobs[:, :reach]
+        token_ids = token_ids[:, :reach].masked_fill(~mask, self.vlm.processor.tokenizer.pad_token_id)
+        logprobs = logprobs[:, :reach].masked_fill(~mask, 0)
         check_it_speaks(banned[:, :reach][mask])
         return Responses(texts_of(self.vlm, token_ids, mask), token_ids, mask, finished, logprobs)
 
@@ -152,70 +155,13 @@ def check_it_speaks(banned: Tensor) -> None:
         )
 
 
-class _Decoder:
-    """The policy with its cache: prefill once a problem, then a token a row and step."""
-
-    def __init__(self, vlm: VLM, queries: Queries) -> None:
-        self.model, self.queries = vlm.model, queries
-        self.cache = DynamicCache(config=vlm.model.config.get_text_config())
-        self.mask = queries.mask
-        # A response goes on where the prompt's positions end, which is not at its length: a picture takes fewer.
-        self.position = queries.position_ids.amax(dim=(0, 2)) + 1
-
-    def prefill(self) -> Tensor:
-        """[B, W] logits of each row's first token."""
-        q, one = self.queries, slice(None, None, self.queries.group_size)
-        hidden = hidden_states(
-            self.model,
-            q.token_ids[one],
-            q.position_ids[:, one],
-            q.features[one],
-            q.mask[one],
-            past_key_values=self.cache,
-        )
-        logits: Tensor = self.model.lm_head(hidden[:, -1]).float()
-        if q.group_size > 1:
-            self.cache.batch_repeat_interleave(q.group_size)
-        return logits.repeat_interleave(q.group_size, dim=0)
-
-    def step(self, token_ids: Tensor) -> Tensor:
-        """[B, W] logits of each row's next token after `token_ids` [B]."""
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(token_ids), 1)], dim=1)
-        hidden = self.model.model.language_model(
-            inputs_embeds=self.model.get_input_embeddings()(token_ids[:, None]),
-            position_ids=self.position[None, :, None].expand(3, -1, -1),
-            attention_mask=self.mask.long(),
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state
-        self.position = self.position + 1
-        logits: Tensor = self.model.lm_head(hidden[:, -1]).float()
-        return logits
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with some rows only; [B] True on those that stay."""
-        self.cache.batch_select_indices(rows.nonzero()[:, 0])
-        self.mask, self.position = self.mask[rows], self.position[rows]
-
-
-def choose(logits: Tensor, temperature: Tensor, top_p: Tensor, noise: Tensor, banned_ids: Tensor) -> Tensor:
-    """Draw a token a row by inverting its cumulative distribution.
-
-    Args:
-        logits: [B, W]
-        temperature, top_p: [B]
-        noise: [B] uniform in [0, 1).
-        banned_ids: tokens that are never drawn.
-
-    Returns:
-        [B] token ids.
-    """
-    scaled = (logits.double() / temperature[:, None]).index_fill(1, banned_ids, -torch.inf)
-    probability = scaled.softmax(-1)
-    if (cut := top_p < 1).any():
-        ordered, order = probability[cut].sort(stable=True, dim=-1, descending=True)
-        beyond = ordered.cumsum(-1) - ordered >= top_p[cut, None]
-        probability[cut] = probability[cut].masked_fill(beyond.gather(1, order.argsort(-1)), 0)
-    cumulative = probability.cumsum(-1)
-    drawn = torch.searchsorted(cumulative, (noise * cumulative[:, -1])[:, None], right=True)[:, 0]
-    return drawn.clamp(max=logits.shape[1] - 1)
+def begin(vlm: VLM, queries: Queries, room: int) -> tuple[Decoder, Tensor]:
+    """A decoder that has read the queries, each once for all siblings, and [B, W] logits of each row's first token."""
+    q, one = queries, slice(None, None, queries.group_size)
+    cache = DynamicCache(config=vlm.model.config.get_text_config())
+    hidden = hidden_states(
+        vlm.model, q.token_ids[one], q.position_ids[:, one], q.features[one], q.mask[one], past_key_values=cache
+    )
+    # A response goes on where the prompt's positions end, which is not at its length: a picture takes fewer.
+    decoder = Decoder(vlm.model, cache, q.mask[one], q.position_ids.amax(dim=(0, 2)) + 1, room)
+    return decoder, vlm.model.lm_head(hidden[:, -1]).float().repeat_interleave(q.group_size, dim=0)

@@ -16,10 +16,9 @@ from stages.progress import progress
 from stages.records import ResponseRow, UpdateRow
 from stages.rl.collectors import make_collector
 from stages.rl.data_flow import make_queries
-from stages.rl.mismatch import check_mismatch
 from stages.rl.policy_update import Update, update_policy
 from stages.rl.reference import AdaptersOff, Copy, Reference
-from stages.rl.trajectory_generation import Trajectory, make_trajectory
+from stages.rl.trajectory_generation import Trajectory, fresh_rows, make_trajectory
 from stages.seeds import seed_of
 from stages.training.job import Job
 from stages.training.run import MEANS, Means, arguments, keeps_other_weights, learner_of, training
@@ -59,10 +58,11 @@ def train(run: RLRun, means: Means = MEANS) -> None:
             responses = collector.collect(queries, [method.sampling] * len(queries), seeds)  # Step II
             collector.rest()
             base = reference.scoring()
-            trajectory = make_trajectory(queries, responses, learner.policy, base, method, judged)  # Step III
-            check_mismatch(trajectory, means.largest_gap, job.world)
-            updates = update_policy(learner, trajectory, method, share.times(method.group_size))  # Step IV
-            rows = share.times(method.group_size).whole(response_rows(run, epoch, generation_step, trajectory))
+            fresh = fresh_rows(method, job.world.size)
+            trajectory = make_trajectory(queries, responses, learner.policy, base, method, judged, fresh)  # Step III
+            rows_of = share.times(method.group_size)
+            updates = update_policy(learner, trajectory, method, rows_of, means.largest_gap)  # Step IV
+            rows = rows_of.whole(response_rows(run, epoch, generation_step, trajectory))
             job.record("responses.jsonl", rows)
             job.record("updates.jsonl", update_rows(run, epoch, generation_step, updates))
             if epoch_ends := generation_step % steps == 0:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from stages.config import SFTRun, load_run
 from stages.data.problem import Problem
-from stages.model.logprobs import Sequences, response_logprobs
+from stages.model.logprobs import response_logprobs
+from stages.model.sequences import Sequences
 from stages.model.vlm import VLM
 from stages.progress import progress
 from stages.records import UpdateRow
@@ -42,7 +43,7 @@ def train(run: SFTRun, means: Means = MEANS) -> None:
             sequences = golden_sequences(mine, vlm)
             tokens = int(job.world.sum(sequences.response_mask.sum()))
             loss = torch.zeros((), dtype=torch.float64)
-            for rows in sequences.by_length(method.backward_batch_size):
+            for rows in sequences.in_parts(method.backward_batch_size):
                 part: Tensor = -response_logprobs(learner.policy, sequences.take(rows)).sum() / tokens
                 learner.backward(part, [mine[row].id for row in rows.tolist()])
                 loss += part.item()
@@ -76,7 +77,8 @@ def golden_sequences(problems: list[Problem], vlm: VLM) -> Sequences:
         token_ids[i, : len(solution)] = torch.tensor(solution, device=vlm.device)
     lengths = torch.tensor([len(solution) for solution in solutions], device=vlm.device)
     mask = torch.arange(longest, device=vlm.device) < lengths[:, None]
-    return Sequences(queries.token_ids, queries.mask, queries.position_ids, queries.features, token_ids, mask)
+    q = queries
+    return Sequences(q.token_ids, q.mask, q.position_ids, q.features, q.group, token_ids, mask)
 
 
 def check_solutions(problems: list[Problem]) -> None:

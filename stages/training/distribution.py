@@ -22,8 +22,8 @@ def distributed(scorer: Scorer, world: World, kept_in: torch.dtype | None = None
     """
     computed_in = scorer.model.dtype
     other = kept_in if kept_in != computed_in else None
+    trained = any(weight.requires_grad for weight in scorer.parameters())
     if not other and not (world.sharded and world.size > 1):
-        trained = any(weight.requires_grad for weight in scorer.parameters())
         return DistributedDataParallel(scorer) if trained and world.size > 1 else scorer
     policy = MixedPrecisionPolicy(param_dtype=computed_in, reduce_dtype=other) if other else MixedPrecisionPolicy()
     model = scorer.model
@@ -34,7 +34,9 @@ def distributed(scorer: Scorer, world: World, kept_in: torch.dtype | None = None
         for weight in set(part.parameters()) - vision if other else ():
             if weight.dtype == computed_in:
                 weight.data = weight.data.to(other)
-        fully_shard(part, mesh=mesh, mp_policy=policy, ignored_params=vision)
+        # What is outside blocks would wait for a gradient that a reference does not get.
+        gives_up = None if trained else True
+        fully_shard(part, mesh=mesh, mp_policy=policy, ignored_params=vision, reshard_after_forward=gives_up)
     return scorer
 
 

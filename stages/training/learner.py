@@ -51,6 +51,7 @@ class Learner:
             betas=settings.betas,
             eps=settings.eps,
             weight_decay=settings.weight_decay,
+            fused=True,  # one pass over weights, gradient and moments
         )
         self.scheduler = get_cosine_schedule_with_warmup(
             self.optimizer, num_warmup_steps=round(settings.warmup_ratio * total_steps), num_training_steps=total_steps
@@ -105,7 +106,7 @@ class Learner:
         for name, weight in self.weights.items():
             state = self.optimizer.state[weight]
             if not state:  # what AdamW itself would begin with
-                state["step"] = torch.tensor(0.0)
+                state["step"] = torch.zeros((), device=weight.device)
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
             found[f"weight.{name}"] = weight.detach()
             found |= {f"{key}.{name}": value for key, value in state.items()}
