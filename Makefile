@@ -9,7 +9,7 @@ SHELL := bash
 # The rules call `python -m stages...`, so the environment's python must be the first on the path.
 IN_ENVIRONMENT := PATH="$(CURDIR)/.venv/bin:$$PATH"
 
-.PHONY: help study smoke base test vllm lint clean
+.PHONY: help study smoke base test vllm trl lint clean
 
 help:  ## this text
 	@sed -n 's/^\([a-z]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -31,6 +31,8 @@ test: .venv/ready  ## the test suite
 	$(IN_ENVIRONMENT) OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 25 $(TESTS)
 
 vllm: .venv/vllm/ready  ## vLLM for a machine without a GPU, in .venv/vllm
+
+trl: .venv/trl/ready  ## TRL, to be compared with, in .venv/trl
 
 lint: .venv/ready  ## format, types, and who may import whom
 	$(IN_ENVIRONMENT) ruff check .
@@ -66,4 +68,14 @@ clean:  ## remove the environment and caches, and no result
 	own=$$(.venv/vllm/bin/python -c "$$packages"); \
 	cp envs/torchvision_operators.py "$$own"; \
 	printf '%s\n' "import site; site.addsitedir('$$study')" "import torchvision_operators" > "$$own/study.pth"
+	touch $@
+
+# It sees the packages of .venv, which hold all that TRL needs.
+.venv/trl/ready: .venv/ready envs/trl.lock
+	.venv/bin/python -m venv .venv/trl
+	.venv/trl/bin/pip install -qq --disable-pip-version-check --no-deps --requirement envs/trl.lock
+	packages='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+	study=$$(.venv/bin/python -c "$$packages"); \
+	own=$$(.venv/trl/bin/python -c "$$packages"); \
+	echo "import site; site.addsitedir('$$study')" > "$$own/study.pth"
 	touch $@
