@@ -401,11 +401,11 @@ def test_the_mismatch_is_measured(data: Path) -> None:
     assert found.gap == pytest.approx((0.1 * lengths[2] + 0.3 * lengths[5]).item() / lengths.sum().item(), rel=1e-5)
     assert found.gap_max == pytest.approx(0.3, rel=1e-5)
     assert found.outside == pytest.approx((lengths[5] / lengths.sum()).item())
-    check_mismatch(found, 0.3)
+    check_mismatch(shifted(trajectory, by), 0.3, World())
     with pytest.raises(
         StepError, match=r"more than collector\.largest_gap=0\.01: .* Likely causes: the sampler has not"
     ):
-        check_mismatch(found, 0.01)
+        check_mismatch(shifted(trajectory, by), 0.01, World())
 
 
 def test_a_sampler_with_old_weights_stops_the_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,16 +46,18 @@ def mismatch(trajectory: Trajectory, rows: Tensor, world: World) -> Mismatch:
     )
 
 
-def check_mismatch(found: Mismatch, largest_gap: float) -> None:
+def check_mismatch(trajectory: Trajectory, largest_gap: float, world: World) -> None:
     """The learner learns from what its own policy said.
 
     Args:
-        found: of all rows of a generation step.
+        trajectory: of a generation step.
         largest_gap: of `Mismatch.gap`.
+        world: its processes.
 
     Raises:
         StepError: sampler and learner are further apart.
     """
+    found = mismatch(trajectory, torch.arange(len(trajectory.queries), device=trajectory.old_logprobs.device), world)
     if not found.gap <= largest_gap:  # NaN is not
         raise StepError(
             f"sampler and learner differ by {found.gap:.3g} nats a token on average (at most {found.gap_max:.3g}; for "

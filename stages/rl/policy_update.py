@@ -110,7 +110,7 @@ def _update(
         columns = (loss.policy * weights[part], loss.kl * weights[part], loss.ratio, loss.clipped, entropy)
         sums += torch.stack([column.detach().double().sum() for column in columns])
     if first:  # all old log-probabilities are known now
-        check_mismatch(mismatch(trajectory, torch.arange(len(advantages), device=rows.device), world), largest_gap)
+        check_mismatch(trajectory, largest_gap, world)
     gap = mismatch(trajectory, rows, world)
     policy_loss, kl_loss, ratio, clipped, entropy_sum = world.sum(sums).tolist()
     grad_norm, lr = learner.step([problems[i].id for i in rows.tolist()])
