@@ -29,6 +29,7 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.common import chosen
 from stages.config import (
     RL,
