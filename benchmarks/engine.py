@@ -20,16 +20,20 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.memory import SIZES, Case, build, run_of
+from benchmarks.memory import Case
+from benchmarks.runs import Device, DType
 
 RESULTS = Path(__file__).parent / "results" / "engine.json"
-WAYS = {"float32": ("float32", "float32"), "exact": ("float32", "bfloat16"), "bfloat16": ("bfloat16", "bfloat16")}
+WAYS: dict[str, tuple[DType, DType]] = {
+    "float32": ("float32", "float32"),
+    "exact": ("float32", "bfloat16"),
+    "bfloat16": ("bfloat16", "bfloat16"),
+}
 DEFAULT = {"cpu": ("tiny", "20M", "100M"), "cuda": ("tiny", "100M", "3B")}
-SIZES["3B"] = (2048, 11008, 36, 16, 2, 151_936, 1280, 32)
 TURNS = 3
 
 
-def measure(case: Case, folder: Path, device: str) -> dict[str, Any]:
+def measure(case: Case, folder: Path, device: Device) -> dict[str, Any]:
     """Train in this process, with a clock around sampling and updates."""
     from stages.rl import response_collection
     from stages.rl import train as rl
@@ -51,7 +55,7 @@ def measure(case: Case, folder: Path, device: str) -> dict[str, Any]:
     before = getrusage(RUSAGE_SELF).ru_maxrss
     from stages.training.run import Means
 
-    run: Any = run_of(case, folder, device)
+    run: Any = case.run(folder, device)
     if case.method == "sft":
         sft.train(run)
     else:
@@ -71,10 +75,10 @@ def measure(case: Case, folder: Path, device: str) -> dict[str, Any]:
     return {"rates": rates, "peak_mb": peak, "losses": [update["loss"] for update in updates], "gaps": gaps}
 
 
-def measured(case: Case, device: str) -> dict[str, Any]:
+def measured(case: Case, device: Device) -> dict[str, Any]:
     """The same in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
-        build(case, Path(folder))
+        case.build(Path(folder))
         command = [sys.executable, __file__, "--device", device, "--measure", folder, repr(case)]
         said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     found: dict[str, Any] = json.loads(said.splitlines()[-1])

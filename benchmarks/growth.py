@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -35,15 +35,15 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import flops
 from benchmarks.common import chosen, keep
-from benchmarks.memory import RULES, SIZES, build
+from benchmarks.models import SIZES, Size, build
 from benchmarks.overhead import larger, planned
+from benchmarks.runs import RULES, method_of
 from benchmarks.scores import text
-from benchmarks.step import Loop, case_of, machine, method_of
+from benchmarks.step import Loop, machine
 from stages.evaluation import score
 from stages.evaluation.answers import Judge
 
 RESULTS = Path(__file__).parent / "results" / "growth.json"
-SIZES["growth"] = (128, 256, 3, 4, 2, 0, 48, 2)
 PIXELS = 64 * 64
 ROOM = 0.2
 WHAT: dict[str, tuple[int, ...]] = {
@@ -83,23 +83,20 @@ def of_step(loop: Loop, problems: int, group_size: int, new_tokens: int, pixels:
     return Way(lambda: loop.timed(asked, method).seconds, needed)
 
 
-def built(folder: Path, size: str, problems: int) -> Path:
+def built(folder: Path, size: Size, problems: int) -> Path:
     """A model and problems, in a new folder."""
-    folder.mkdir()
     with contextlib.redirect_stderr(io.StringIO()):
-        build(case_of(size, problems, PIXELS), folder)
+        build(folder, size, problems, PIXELS)
     return folder
 
 
 def steps(what: str, sizes: Sequence[int], folder: Path) -> dict[int, Way]:
     """Of all that changes a generation step."""
-    most = max(sizes) if what == "problems" else 2
+    most, laptop = max(sizes) if what == "problems" else 2, SIZES["laptop"]
     if what == "vocabulary":
-        for size in sizes:
-            SIZES[f"words{size}"] = (*SIZES["growth"][:5], size, *SIZES["growth"][6:])
-        loops = {size: Loop(built(folder / str(size), f"words{size}", most), PIXELS, keeps=False) for size in sizes}
-        return {size: of_step(loop, 2, 4, 16) for size, loop in loops.items()}
-    place = built(folder / "model", "growth", most)
+        places = {size: built(folder / str(size), replace(laptop, vocabulary=size), most) for size in sizes}
+        return {size: of_step(Loop(place, PIXELS, keeps=False), 2, 4, 16) for size, place in places.items()}
+    place = built(folder / "model", laptop, most)
     if what == "pixels":
         return {size: of_step(Loop(place, size, keeps=False), 2, 4, 16, size) for size in sizes}
     loop, usual = Loop(place, PIXELS, keeps=False), {"problems": 2, "group": 4, "tokens": 16}

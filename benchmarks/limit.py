@@ -38,8 +38,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import flops
 from benchmarks.common import chosen, keep
-from benchmarks.memory import SIZES, build
-from benchmarks.step import PHASES, Clock, Loop, case_of, machine, method_of
+from benchmarks.models import SIZES, build
+from benchmarks.runs import method_of
+from benchmarks.step import PHASES, Clock, Loop, machine
 from stages.config import RL
 from stages.data.problem import Problem
 from stages.model.architecture import Architecture
@@ -47,13 +48,7 @@ from stages.model.vocabulary import LOGITS
 from stages.rl.data_flow import Queries
 
 RESULTS = Path(__file__).parent / "results" / "limit.json"
-# Width, MLP, blocks, heads, key heads, vocabulary (0: the tokenizer's own); width and blocks of the vision tower.
-MODELS = {
-    "laptop": (128, 256, 3, 4, 2, 0, 48, 2),
-    "words": (128, 256, 3, 4, 2, 152_000, 48, 2),
-    "wide": (512, 1408, 8, 8, 2, 550, 48, 2),
-}
-SIZES.update(MODELS)
+MODELS = ("laptop", "words", "wide")
 GROUP = 8
 SECONDS = 0.3  # of each measurement of the machine
 # What torch does not count: the operation in place, and those of a CPU, which are counted as those of a GPU are.
@@ -232,8 +227,7 @@ def main() -> None:
     found: dict[tuple[str, int], list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as name:
         for model in models:
-            Path(name, model).mkdir()
-            build(case_of(model, 2 * given.problems, given.pixels), Path(name, model))
+            build(Path(name, model), SIZES[model], 2 * given.problems, given.pixels)
         for turn in range(1 if given.profile else given.turns):
             for model, tokens in itertools.product(models, given.tokens):
                 print(f"{model}, {tokens} tokens, turn {turn + 1}", file=sys.stderr, flush=True)

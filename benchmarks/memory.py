@@ -16,59 +16,23 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import (
-    GenerationConfig,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
-)
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.common import chosen
-from stages.config import (
-    RL,
-    SFT,
-    BaseRun,
-    Compute,
-    GeneratedProblems,
-    JudgeRules,
-    LearnerSettings,
-    Memory,
-    Optimizer,
-    PreflightRun,
-    PromptSettings,
-    Rewards,
-    RLRun,
-    Sampling,
-    SFTRun,
-)
-from stages.data.prepare import prepare
-from stages.data.problem import read_problems
-from stages.model import base, preflight
+from benchmarks.models import SIZES, Family, build
+from benchmarks.runs import ADAMW, Device, DType, method_of, run_of
+from stages.config import RL, SFT, Compute, LearnerSettings, Memory, RLRun, SFTRun
 from stages.model.advice import ADAPTERS
 from stages.model.architecture import read_architecture
 from stages.model.memory import MB, PROGRAM, Lengths, Plan, Setup, plan
-from stages.model.tiny import build_processor
 from stages.provenance import hardware
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"
-RULES = JudgeRules(where="box", form="number", relative_tolerance=1e-4, decimals=None, percent="unit")
-ADAMW = Optimizer(
-    learning_rate=1e-5, warmup_ratio=0.1, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, clip_grad_norm=1.0
-)
-# Width, MLP, blocks, heads, key heads, vocabulary; width and blocks of the vision tower.
-SIZES = {
-    "tiny": (128, 256, 4, 4, 2, 640, 64, 2),
-    "20M": (384, 1024, 6, 6, 2, 16_000, 128, 2),
-    "100M": (640, 2560, 14, 10, 2, 32_000, 320, 4),
-    "300M": (1024, 3072, 20, 16, 4, 32_000, 512, 6),
-}
 
 
 @dataclass(frozen=True)
@@ -76,7 +40,7 @@ class Case:
     """One run: of two steps, so that AdamW has its moments in the second.
 
     Attributes:
-        size: of the model.
+        size: of the model, by name.
         method: sft or rl.
         rows: problems of a step.
         group: responses to each.
@@ -87,7 +51,7 @@ class Case:
     """
 
     size: str
-    method: str = "rl"
+    method: Literal["sft", "rl"] = "rl"
     rows: int = 4
     group: int = 1
     update: int = 4
@@ -97,9 +61,27 @@ class Case:
     tied: bool = True
     checkpointing: bool = False
     lora: bool = False
-    kept_in: str = "float32"
-    used_in: str = "float32"
-    family: str = "qwen2_5_vl"
+    kept_in: DType = "float32"
+    used_in: DType = "float32"
+    family: Family = "qwen2_5_vl"
+
+    def build(self, folder: Path) -> None:
+        """Its model and problems."""
+        build(folder, SIZES[self.size], 2 * self.rows, self.pixels, tied=self.tied, family=self.family)
+
+    def run(self, folder: Path, device: Device) -> RLRun | SFTRun:
+        """Its training, in the folder where it is built."""
+        compute = Compute(device=device, dtype=self.used_in, threads=1)
+        learner = LearnerSettings(dtype=self.kept_in, lora=ADAPTERS if self.lora else None)
+        return run_of(self.settings, folder, self.pixels, compute, learner)
+
+    @property
+    def settings(self) -> RL | SFT:
+        if self.method == "sft":
+            return SFT(optimizer=ADAMW, batch_size=self.rows, backward_batch_size=self.micro)
+        updates = self.rows * self.group // self.update
+        usual = (self.rows, self.group, self.new_tokens, self.micro, updates)
+        return method_of(*usual, algorithm="reinforce_plus_plus")
 
 
 CASES = {
@@ -205,132 +187,9 @@ class AllocatedOnGPU:
         self.begin("after")
 
 
-def build(case: Case, folder: Path) -> None:
-    """A model of random weights, problems, and the preflight, as a study has them."""
-    width, inner, layers, heads, key_heads, vocabulary, vision_width, vision_layers = SIZES[case.size]
-    prepare(
-        GeneratedProblems(source="generated", mode="text", seed=0, train=2 * case.rows, validation=1, test=1), folder
-    )
-    problems = read_problems(folder / "train.jsonl")
-    processor = build_processor([problem.question + problem.solution for problem in problems])
-    ids = processor.tokenizer.convert_tokens_to_ids
-    third = width // heads // 6
-    text: dict[str, Any] = {
-        "bos_token_id": ids("<|endoftext|>"),
-        "eos_token_id": ids("<|im_end|>"),
-        "vocab_size": max(vocabulary, len(processor.tokenizer)),
-        "hidden_size": width,
-        "intermediate_size": inner,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": key_heads,
-        "max_position_embeddings": 8192,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 1e4,
-            "mrope_section": [width // heads // 2 - 2 * third, third, third],
-        },
-        "pad_token_id": ids("<|endoftext|>"),
-    }
-    vision: dict[str, Any] = {
-        "depth": vision_layers,
-        "num_heads": 4,
-        "patch_size": 8,
-        "hidden_size": vision_width,
-        "intermediate_size": 2 * vision_width,
-        "out_hidden_size": width,
-    }
-    if case.family == "qwen3_vl":
-        text |= {"head_dim": width // heads}
-        text["rope_parameters"] |= {"mrope_interleaved": True}
-        vision |= {"num_position_embeddings": 1024, "deepstack_visual_indexes": list(range(vision_layers))}
-    else:
-        vision |= {"window_size": 32, "fullatt_block_indexes": [vision_layers - 1]}
-    tokens = {
-        "image_token_id": ids("<|image_pad|>"),
-        "video_token_id": ids("<|video_pad|>"),
-        "vision_start_token_id": ids("<|vision_start|>"),
-        "vision_end_token_id": ids("<|vision_end|>"),
-    }
-    torch.manual_seed(0)
-    sizes = {"text_config": text, "vision_config": vision, "tie_word_embeddings": case.tied, **tokens}
-    if case.family == "qwen3_vl":
-        model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(**sizes))
-    else:
-        model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**sizes))
-    # No response ends by itself: the token that would end it is never drawn.
-    model.generation_config = GenerationConfig(eos_token_id=[ids("<|video_pad|>")], pad_token_id=ids("<|endoftext|>"))
-    model.save_pretrained(folder / "given")
-    processor.save_pretrained(folder / "given")
-    given = BaseRun(out=str(folder / "base"), model="random", checkpoint=str(folder / "given"))
-    checked = PreflightRun(
-        out=str(folder / "preflight"),
-        model="random",
-        dataset="text",
-        base=str(folder / "base/checkpoint"),
-        data=str(folder),
-        prompt=_prompt(case),
-    )
-    for stage, run in ((base, given), (preflight, checked)):
-        path = folder / "run.json"
-        path.write_text(run.canonical_json())
-        stage.main(str(path))
-
-
-def _prompt(case: Case) -> PromptSettings:
-    return PromptSettings(instruction="", min_pixels=case.pixels, max_pixels=case.pixels)
-
-
-def run_of(case: Case, folder: Path, device: str) -> RLRun | SFTRun:
-    """The case as a run, with everything under `folder`."""
-    common: dict[str, Any] = {
-        "out": str(folder / "out"),
-        "checkpoints": str(folder / "checkpoints"),
-        "model": "random",
-        "dataset": "text",
-        "method": case.method,
-        "seed": 0,
-        "base": str(folder / "base/checkpoint"),
-        "data": str(folder),
-        "preflight": str(folder / "preflight"),
-        "prompt": _prompt(case),
-        "compute": Compute(device=device, dtype=case.used_in, threads=1),  # type: ignore[arg-type]
-        "epochs": 1,
-        "save_epochs": (1,),
-        "weights": str(folder / "weights"),
-        "learner": LearnerSettings(
-            dtype=case.kept_in,  # type: ignore[arg-type]
-            lora=ADAPTERS if case.lora else None,
-        ),
-    }
-    if case.method == "sft":
-        settings = SFT(optimizer=ADAMW, batch_size=case.rows, backward_batch_size=case.micro)
-        return SFTRun(**common, settings=settings)
-    method = RL(
-        algorithm="reinforce_plus_plus",
-        optimizer=ADAMW,
-        batch_size=case.rows,
-        group_size=case.group,
-        forward_batch_size=case.micro,
-        ppo_batch_size=case.update,
-        ppo_backward_batch_size=case.micro,
-        ppo_epochs=1,
-        epsilon=0.2,
-        gamma=1.0,
-        beta_rew=0.0,
-        beta_loss=0.01,
-        advantage_norm=True,
-        loss_average="response",
-        importance_cap=None,
-        sampling=Sampling(temperature=1.0, top_p=1.0, max_new_tokens=case.new_tokens),
-        rewards=Rewards(accuracy=1.0, language=1.0),
-    )
-    return RLRun(**common, judge=RULES, engine="native", settings=method)
-
-
-def predicted(case: Case, folder: Path, device: str) -> Plan:
+def predicted(case: Case, folder: Path, device: Device) -> Plan:
     """What the planner says of it, without what the program takes beside tensors."""
-    run = run_of(case, folder, device)
+    run = case.run(folder, device)
     found = json.loads((folder / "preflight/preflight.json").read_text())
     prompt, image, learnt = (found[f"{name}_tokens"]["train"]["max"] for name in ("prompt", "image", "learnt"))
     memory = Memory(
@@ -343,7 +202,7 @@ def predicted(case: Case, folder: Path, device: str) -> Plan:
     )
     setup = Setup(
         model="random",
-        stage=case.method,  # type: ignore[arg-type]
+        stage=case.method,
         method=case.method,
         architecture=read_architecture(json.loads(Path(run.base, "config.json").read_text())),
         lengths=Lengths(prompt, image, learnt, measured=True),
@@ -364,7 +223,7 @@ def predicted(case: Case, folder: Path, device: str) -> Plan:
     return dataclasses.replace(made, moments=without)
 
 
-def measure(case: Case, folder: Path, device: str) -> dict[str, int]:
+def measure(case: Case, folder: Path, device: Device) -> dict[str, int]:
     """Run it in this process: the most bytes of live tensors at each moment, and the most memory of the process."""
     from stages.rl import train as rl
     from stages.rl.response_collection import NativeCollector
@@ -394,15 +253,15 @@ def measure(case: Case, folder: Path, device: str) -> dict[str, int]:
     at(sys.modules["stages.training.learner"].Learner, "step", "moving", "learning")
     means = Means(activation_checkpointing=case.checkpointing, feature_memory_mb=100, largest_gap=100.0)
     with watch:
-        loop.train(run_of(case, folder, device), means)
+        loop.train(case.run(folder, device), means)
     return watch.peaks | {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
-def compared(case: Case, device: str) -> dict[str, Any]:
+def compared(case: Case, device: Device) -> dict[str, Any]:
     """Prediction and measurement, by moment and at the worst of them."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        build(case, folder)
+        case.build(folder)
         command = [sys.executable, __file__, "--device", device, "--measure", name, repr(case)]
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         measured: dict[str, int] = json.loads(said.splitlines()[-1])

@@ -48,7 +48,7 @@ def generate(vlm: VLM, problems: list[Problem], seed: int) -> int:
 def main() -> None:
     torch.set_num_threads(1)
     vlm = load(
-        Path("models/qwen2_5_vl_tiny"),
+        Path(__file__).parents[1] / "models/qwen2_5_vl_tiny",
         Compute(device="cpu", dtype="float32", threads=1),
         PromptSettings(instruction="", min_pixels=256, max_pixels=4096),
     )

@@ -17,9 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import rollout
-from benchmarks.limit import MODELS
-from benchmarks.memory import SIZES, build
-from benchmarks.step import Loop, case_of
+from benchmarks.models import SIZES, TRAINED, build
+from benchmarks.step import Loop
 from stages.config import GeneratedProblems, Sampling
 from stages.data.prepare import prepare
 from stages.model.logprobs import Scorer
@@ -27,8 +26,6 @@ from stages.model.sequences import Sequences
 from stages.rl.data_flow import Queries, make_queries
 from stages.rl.response_collection import NativeCollector
 
-TINY = Path(__file__).parents[1] / "models/qwen2_5_vl_tiny"
-SIZES.update(MODELS)
 GROUP = 8
 LEAST = 0.2  # seconds of a measurement: what takes less is done several times
 
@@ -105,15 +102,15 @@ class Bench:
     def built(self, model: str) -> Path:
         """The folder of a model and its problems; of the trained one four times as many."""
         if not (folder := self.folder / model).exists():
-            folder.mkdir()
             with contextlib.redirect_stderr(io.StringIO()):
                 if model != "tiny":
-                    build(case_of(model, self.given.problems, self.given.pixels), folder)
+                    build(folder, SIZES[model], self.given.problems, self.given.pixels)
                     return folder
+                folder.mkdir()
                 many = {"train": 4 * self.given.problems, "validation": 1, "test": 1}
                 prepare(GeneratedProblems(source="generated", mode="vision", seed=0, **many), folder)
                 (folder / "base").mkdir()
-                (folder / "base/checkpoint").symlink_to(TINY)
+                (folder / "base/checkpoint").symlink_to(TRAINED)
         return folder
 
     def loop(self, model: str = "", *, keeps: bool = True) -> Loop:

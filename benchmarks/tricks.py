@@ -36,7 +36,8 @@ from transformers import DynamicCache
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import rollout, step
 from benchmarks.common import chosen, keep
-from benchmarks.step import Loop, machine, method_of
+from benchmarks.runs import COMPUTE, method_of
+from benchmarks.step import Loop, machine
 from benchmarks.trial import (
     GROUP,
     Bench,
@@ -54,8 +55,7 @@ from benchmarks.trial import (
     sampled,
 )
 from benchmarks.tried import compiling, products, static_cache
-from stages.config import Compute
-from stages.model import compute
+from stages.model.compute import set_up
 from stages.model.sequences import Sequences
 from stages.model.vlm import VLM, hidden_states, look
 from stages.rl import response_collection
@@ -346,7 +346,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS, help="default: %(default)s")
     parser.add_argument("--tokens", type=int, nargs="+", default=[64, 256], help="of a response; some take the first")
-    parser.add_argument("--problems", type=int, default=4, help=f"of a step, an even number, {GROUP} responses to each")
+    parser.add_argument("--problems", type=int, default=4, help=f"of a step, {GROUP} responses to each")
     parser.add_argument("--pixels", type=int, default=64 * 64, help="of a picture; 256 are an image token")
     parser.add_argument("--seconds", type=float, default=5, help="that a process of its own works for")
     parser.add_argument("--patience", type=int, default=60, help="seconds that torch.compile may take")
@@ -358,7 +358,7 @@ def main() -> None:
         work(given)
         return
     names = chosen(parser, given.tricks, TRICKS)
-    compute.set_up(Compute(device="cpu", dtype="float32", threads=1))
+    set_up(COMPUTE)
     settings = {name: getattr(given, name) for name in ("pairs", "tokens", "problems", "pixels", "seconds")}
     print(f"{'trick':12} {'case':42} {'with, s':>10} {'without, s':>10} {'ratio':>7} {'CPU ratio':>9}")
     for name in names:

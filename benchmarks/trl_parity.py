@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from torch import Tensor, nn
 
+from benchmarks.runs import unjudged
 from benchmarks.trl_setup import (
     GROUP,
     POINTS,
@@ -48,7 +49,6 @@ from benchmarks.trl_setup import (
 )
 from stages.config import RL, RLRun
 from stages.data.problem import Problem, read_problems
-from stages.evaluation.answers import Verdict
 from stages.model.logprobs import Scorer, response_logprobs
 from stages.model.vlm import VLM, frozen_copy, load
 from stages.provenance import hardware, package_versions
@@ -125,10 +125,6 @@ def trajectory_of(vlm: VLM, problems: list[Problem], method: RL) -> Trajectory:
         old = response_logprobs(moved(vlm.model, 2, OLD), sequences_of(queries, responses))
     scores = torch.tensor([even(ids[real].tolist()) for ids, real in zip(token_ids, mask, strict=True)])
     return replace(made, old_logprobs=old, scores=scores)
-
-
-def unjudged(texts: list[str], answers: list[str]) -> list[Verdict]:
-    return [Verdict("incorrect", None, answer) for answer in answers]
 
 
 def our_grpo(learner: Watched, trajectory: Trajectory, method: RL) -> Found:

@@ -22,37 +22,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, GenerationConfig, PreTrainedModel, Qwen2_5_VLConfig
+from transformers import AutoModelForImageTextToText, PreTrainedModel, Qwen2_5_VLConfig
 
-from benchmarks.memory import Case, run_of
-from stages.config import BaseRun, GeneratedProblems, PreflightRun, PromptSettings, RLRun, SFTRun
+from benchmarks.models import SIZES, TRAINED, Size, give
+from benchmarks.runs import ADAMW, method_of, prompt_of, run_of
+from stages.config import SFT, GeneratedProblems, PromptSettings, RLRun, SFTRun
 from stages.data.prepare import prepare
 from stages.data.problem import Problem, read_problems, write_problems
-from stages.model import base, preflight
 from stages.model.parts import freeze
 from stages.model.processor import load_processor, render
 
-LAPTOP = Path(__file__).parents[1] / "models/qwen2_5_vl_tiny"
 GROUP, EPSILON, BETA = 8, 0.2, 0.001
 
 
 @dataclass(frozen=True)
 class Point:
-    """A model of random weights, the laptop's but for its language model.
+    """A model, and how much of it is measured.
 
     Attributes:
-        width, inner, layers, heads, key_heads, vocabulary: of the language model.
+        size: of the language model.
         prompts: problems of a generation step.
         solutions: of an update of SFT.
         warm_up, steps: that are dropped, and that are measured.
     """
 
-    width: int = 128
-    inner: int = 256
-    layers: int = 3
-    heads: int = 4
-    key_heads: int = 2
-    vocabulary: int = 550
+    size: Size
     prompts: int = 4
     solutions: int = 32
     warm_up: int = 2
@@ -60,9 +54,9 @@ class Point:
 
 
 POINTS = {
-    "a": Point(),
-    "b": Point(vocabulary=152_000),
-    "c": Point(512, 1408, 8, 8, 2, prompts=2, solutions=16, warm_up=1, steps=2),
+    "a": Point(SIZES["laptop"]),
+    "b": Point(SIZES["words"]),
+    "c": Point(SIZES["wide"], prompts=2, solutions=16, warm_up=1, steps=2),
 }
 
 
@@ -93,7 +87,7 @@ class Work:
 
     @property
     def prompt(self) -> PromptSettings:
-        return PromptSettings(instruction="", min_pixels=self.pixels, max_pixels=self.pixels)
+        return prompt_of(self.pixels)
 
 
 # --- what both have --------------------------------------------------------------------------------------------------
@@ -108,10 +102,7 @@ def build(point: Point, work: Work, folder: Path, solution: int | None = None) -
         folder: to be written into.
         solution: tokens of every golden solution with its end; None: as they are.
     """
-    given = folder / "given"
-    processor = load_processor(LAPTOP, work.prompt)
-    processor.save_pretrained(given)
-    _model(point, processor.tokenizer.convert_tokens_to_ids("<|video_pad|>")).save_pretrained(given)
+    folder.mkdir(exist_ok=True)
     settings = GeneratedProblems(
         source="generated", mode="text", seed=0, train=work.problems * (work.steps + 1), validation=1, test=1
     )
@@ -119,42 +110,29 @@ def build(point: Point, work: Work, folder: Path, solution: int | None = None) -
     if solution:
         problems = read_problems(folder / "train.jsonl")
         write_problems(folder / "train.jsonl", [_with_solution(problem, solution) for problem in problems])
-    to_base = BaseRun(out=str(folder / "base"), model="random", checkpoint=str(given))
-    to_check = PreflightRun(
-        out=str(folder / "preflight"),
-        model="random",
-        dataset="text",
-        base=str(folder / "base/checkpoint"),
-        data=str(folder),
-        prompt=work.prompt,
-    )
-    for stage, run in ((base, to_base), (preflight, to_check)):
-        path = folder / "run.json"
-        path.write_text(run.canonical_json(), encoding="utf-8")
-        stage.main(str(path))
+    give(folder, _model(point.size), load_processor(TRAINED, work.prompt), work.pixels)
 
 
-def _model(point: Point, never: int) -> PreTrainedModel:
-    """No response ends by itself: the token that would end it, `never`, is never drawn."""
-    config = Qwen2_5_VLConfig.from_pretrained(LAPTOP)
-    half = point.width // point.heads // 2
+def _model(size: Size) -> PreTrainedModel:
+    """Of random weights, the trained one's but for its language model."""
+    config = Qwen2_5_VLConfig.from_pretrained(TRAINED)
+    half = size.width // size.heads // 2
     third = half * 3 // 8
     sizes = {
-        "hidden_size": point.width,
-        "intermediate_size": point.inner,
-        "num_hidden_layers": point.layers,
-        "layer_types": ["full_attention"] * point.layers,
-        "num_attention_heads": point.heads,
-        "num_key_value_heads": point.key_heads,
-        "vocab_size": point.vocabulary,
+        "hidden_size": size.width,
+        "intermediate_size": size.inner,
+        "num_hidden_layers": size.layers,
+        "layer_types": ["full_attention"] * size.layers,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": size.key_heads,
+        "vocab_size": max(size.vocabulary, config.text_config.vocab_size),
     }
     for name, value in sizes.items():
         setattr(config.text_config, name, value)
     config.text_config.rope_parameters["mrope_section"] = [half - 2 * third, third, third]
-    config.vision_config.out_hidden_size = point.width
+    config.vision_config.out_hidden_size = size.width
     torch.manual_seed(0)
     model: PreTrainedModel = AutoModelForImageTextToText.from_config(config)
-    model.generation_config = GenerationConfig(eos_token_id=[never], pad_token_id=config.text_config.pad_token_id)
     return model
 
 
@@ -174,26 +152,12 @@ def even(token_ids: Sequence[int]) -> float:
 
 def our_run(work: Work, folder: Path) -> RLRun | SFTRun:
     """The work as a run of the study."""
-    case = Case(
-        "tiny",
-        work.method,
-        rows=work.problems,
-        group=GROUP,
-        update=work.rows,
-        micro=work.micro,
-        new_tokens=work.new_tokens,
-        pixels=work.pixels,
-    )
-    run = run_of(case, folder, "cpu")
-    if isinstance(run, SFTRun):
-        return run
-    as_trl = {
-        "algorithm": "grpo",
-        "epsilon": EPSILON,
-        "beta_loss": BETA,
-        "loss_average": "token",
-    }
-    return run.model_copy(update={"settings": run.settings.model_copy(update=as_trl)})
+    if work.method == "sft":
+        return run_of(
+            SFT(optimizer=ADAMW, batch_size=work.problems, backward_batch_size=work.micro), folder, work.pixels
+        )
+    as_trl: dict[str, Any] = {"epsilon": EPSILON, "beta_loss": BETA, "loss_average": "token"}
+    return run_of(method_of(work.problems, GROUP, work.new_tokens, work.micro, **as_trl), folder, work.pixels)
 
 
 def require_trl() -> None:

@@ -46,6 +46,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 
 from benchmarks.common import write
+from benchmarks.runs import unjudged
 from benchmarks.trl_setup import (
     POINTS,
     Work,
@@ -256,7 +257,7 @@ class Unjudged:
     def __exit__(self, *_: Any) -> None: ...
 
     def verdicts(self, texts: Sequence[str], answers: Sequence[str], **_: Any) -> list[Verdict]:
-        return [Verdict("incorrect", None, answer) for answer in answers]
+        return unjudged(texts, answers)
 
 
 def theirs(task: Task, folder: Path, problems: list[Problem], watch: Watch) -> None:
