@@ -1,10 +1,16 @@
-"""What benchmarks have in common: the names that they are asked for, and the results that they keep."""
+"""What benchmarks have in common: names that they are asked for, processes of their own, and results that they keep."""
 
 import json
+import os
+import subprocess
+import sys
 from argparse import ArgumentParser
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from stages.provenance import _commit
 
 
 def chosen(parser: ArgumentParser, asked: Sequence[str], known: Iterable[str]) -> list[str]:
@@ -15,10 +21,33 @@ def chosen(parser: ArgumentParser, asked: Sequence[str], known: Iterable[str]) -
     return [*asked] or names
 
 
-def keep(path: Path, found: dict[str, Any]) -> None:
-    """Add what was found to a file, in the place of what it had under the same names; whole or not at all."""
+def printed_by(script: str, *arguments: object, **environment: str) -> str:
+    """What a script prints in a process of its own; if it fails, this one ends with what it said."""
+    command = [sys.executable, script, *map(str, arguments)]
+    found = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    if found.returncode:
+        sys.exit(f"{' '.join(command)}\n{found.stdout}{found.stderr}")
+    return found.stdout
+
+
+def found_by(script: str, *arguments: object, **environment: str) -> Any:
+    """The same, of which the last line is JSON."""
+    return json.loads(printed_by(script, *arguments, **environment).splitlines()[-1])
+
+
+@cache
+def commit() -> str | None:
+    """The version of the code, with "+" if files that git knows are changed, results of other runs among them.
+
+    Asked once, before this process changes its results.
+    """
+    return _commit()
+
+
+def keep(path: Path, found: dict[str, dict[str, Any]]) -> None:
+    """Add what was found to a file, with the version of the code, in the place of what it had under the same names."""
     table = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    write(path, table | found)
+    write(path, table | {name: {"commit": commit()} | one for name, one in found.items()})
 
 
 def write(path: Path, contents: dict[str, Any]) -> None:

@@ -9,7 +9,6 @@ line a size and way, and writes benchmarks/results/engine.json.
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.common import commit, found_by, write
 from benchmarks.memory import Case
 from benchmarks.runs import Device, DType
 
@@ -79,10 +79,7 @@ def measured(case: Case, device: Device) -> dict[str, Any]:
     """The same in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         case.build(Path(folder))
-        command = [sys.executable, __file__, "--device", device, "--measure", folder, repr(case)]
-        said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    found: dict[str, Any] = json.loads(said.splitlines()[-1])
-    return found
+        return found_by(__file__, "--device", device, "--measure", folder, repr(case))
 
 
 def main() -> None:
@@ -94,7 +91,13 @@ def main() -> None:
     if asked.measure:
         print(json.dumps(measure(eval(asked.cases[0]), Path(asked.measure), asked.device)))
         return
-    table: dict[str, Any] = {"device": asked.device, "torch": torch.__version__, "turns": TURNS, "sizes": {}}
+    table: dict[str, Any] = {
+        "device": asked.device,
+        "torch": torch.__version__,
+        "commit": commit(),
+        "turns": TURNS,
+        "sizes": {},
+    }
     print(
         f"{'size':6} {'way':9} {'sampled/s':>10} {'updated/s':>10} {'peak MB':>8} {'gap':>9} "
         f"{'loss, largest distance':>23}"
@@ -126,8 +129,7 @@ def main() -> None:
                 flush=True,
             )
     if not asked.cases:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(table, indent=1) + "\n")
+        write(RESULTS, table)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ import argparse
 import itertools
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -37,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import flops
-from benchmarks.common import chosen, keep
+from benchmarks.common import chosen, keep, printed_by
 from benchmarks.models import SIZES, build
 from benchmarks.runs import method_of
 from benchmarks.step import PHASES, Clock, Loop, machine
@@ -196,10 +195,8 @@ def profile(given: argparse.Namespace, folder: Path) -> None:
 
 def process(given: argparse.Namespace, folder: Path, new_tokens: int, *more: str) -> str:
     """What a fresh process prints that measures, or profiles."""
-    command = [sys.executable, __file__, "--measure", str(folder), "--tokens", str(new_tokens), *more]
-    for name in ("problems", "pixels", "rows", "updates", "steps"):
-        command += [f"--{name}", str(getattr(given, name))]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    sizes = [f"--{name}={getattr(given, name)}" for name in ("problems", "pixels", "rows", "updates", "steps")]
+    return printed_by(__file__, "--measure", folder, "--tokens", new_tokens, *sizes, *more)
 
 
 def main() -> None:

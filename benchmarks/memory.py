@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import json
 import resource
-import subprocess
 import sys
 import tempfile
 import weakref
@@ -23,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.common import chosen
+from benchmarks.common import chosen, commit, found_by, write
 from benchmarks.models import SIZES, Family, build
 from benchmarks.runs import ADAMW, Device, DType, method_of, run_of
 from stages.config import RL, SFT, Compute, LearnerSettings, Memory, RLRun, SFTRun
@@ -262,9 +261,7 @@ def compared(case: Case, device: Device) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         case.build(folder)
-        command = [sys.executable, __file__, "--device", device, "--measure", name, repr(case)]
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        measured: dict[str, int] = json.loads(said.splitlines()[-1])
+        measured: dict[str, int] = found_by(__file__, "--device", device, "--measure", folder, repr(case))
         made = predicted(case, folder, device)
     said_by_moment = {name: made.total(name) for name in made.moments}
     # Two moments of the plan that cannot be told apart from outside.
@@ -295,12 +292,11 @@ def main() -> None:
     about = {"device": asked.device, "torch": torch.__version__, "machine": hardware()}
     found = json.loads(RESULTS.read_text())["cases"] if RESULTS.is_file() else {}
     for name in chosen(parser, asked.cases, CASES):
-        found[name] = of_case = compared(CASES[name], asked.device)
+        found[name] = of_case = {"commit": commit()} | compared(CASES[name], asked.device)
         print(f"\n{name}: predicted, measured MB, ratio")
         for moment, (said, measured) in {**of_case["moments"], **{k: of_case[k] for k in ("total", "process")}}.items():
             print(f"  {moment:10} {said / MB:9.1f} {measured / MB:9.1f} {said / measured:6.2f}", flush=True)
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(about | {"cases": found}, indent=1) + "\n")
+        write(RESULTS, about | {"cases": found})
 
 
 if __name__ == "__main__":

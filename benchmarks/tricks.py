@@ -38,7 +38,7 @@ from benchmarks import rollout, step
 from benchmarks.common import chosen, keep
 from benchmarks.runs import COMPUTE, method_of
 from benchmarks.step import Loop, machine
-from benchmarks.trial import (
+from benchmarks.tricks_setup import (
     GROUP,
     Bench,
     Pair,
@@ -54,7 +54,7 @@ from benchmarks.trial import (
     quietly,
     sampled,
 )
-from benchmarks.tried import compiling, products, static_cache
+from benchmarks.tricks_unused import compiling, products, static_cache
 from stages.model.compute import set_up
 from stages.model.sequences import Sequences
 from stages.model.vlm import VLM, hidden_states, look

@@ -32,7 +32,6 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -45,7 +44,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 
-from benchmarks.common import write
+from benchmarks.common import commit, found_by, printed_by, write
 from benchmarks.runs import unjudged
 from benchmarks.trl_setup import (
     POINTS,
@@ -72,6 +71,7 @@ CLOCKS = {"wall": "Seconds", "cpu": "Seconds of the CPU"}
 PHASES = ("preparing", "sampling", "scoring", "updating", "rest")
 COLUMNS = dict.fromkeys(("whole", *PHASES), ".3f") | {"sampled/s": ".0f", "peak_mb": ".0f", "growth_mb": ".0f"}
 COMPARED = ("whole", "sampling", "scoring", "updating", "peak_mb", "growth_mb")
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 MICRO, PIXELS, SOLUTION = 16, 256 * 256, 64
 
 
@@ -332,24 +332,14 @@ def tasks(asked: argparse.Namespace) -> Iterator[Task]:
                     yield Task(method, name, length, asked.prompts or point.prompts, warm_up, steps)
 
 
-def in_fresh_process(*said: str) -> str:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command = [sys.executable, __file__, *said]
-    found = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if found.returncode:
-        sys.exit(f"{' '.join(command)}\n{found.stderr}")
-    return found.stdout
-
-
 def measured(task: Task, way: str, built: Path) -> dict[str, Any]:
     """In a copy of what was built for the task, which is built if it is not."""
     said = json.dumps(asdict(task))
     if not built.is_dir():
-        in_fresh_process("--build", str(built), said)
+        printed_by(__file__, "--build", built, said, **ONE_THREAD)
     with tempfile.TemporaryDirectory(dir=built.parent) as name:
         folder = shutil.copytree(built, Path(name, "copy"))
-        found: dict[str, Any] = json.loads(in_fresh_process("--measure", str(folder), way, said).splitlines()[-1])
-    return found
+        return found_by(__file__, "--measure", folder, way, said, **ONE_THREAD)
 
 
 def check_tokens(task: Task, found: Sequence[dict[str, Any]]) -> None:
@@ -475,7 +465,8 @@ def main() -> None:
                     if any(is_of(one, task, way=way, pair=pair) for one in found):
                         continue
                     begun = time.monotonic()
-                    one = asdict(task) | {"way": way, "pair": pair} | measured(task, way, Path(name, "built"))
+                    about = asdict(task) | {"way": way, "pair": pair, "commit": commit()}
+                    one = about | measured(task, way, Path(name, "built"))
                     found.append(one)
                     check_tokens(task, found)
                     write(asked.out, contents | {"summary": summary(found)})

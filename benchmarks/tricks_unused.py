@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import rollout
-from benchmarks.trial import GROUP, Bench, Call, Pair, answered, here, instead, packed, run
+from benchmarks.tricks_setup import GROUP, Bench, Call, Pair, answered, here, instead, packed, run
 from stages.model import shared_prefix
 from stages.model.decoder import norm
 from stages.model.shared_prefix import make_layout, tree_attention
