@@ -1,8 +1,13 @@
-"""Every benchmark starts as its documentation says, `python benchmarks/NAME.py`, from any folder."""
+"""Every benchmark starts as documented, `python benchmarks/NAME.py`, from any folder; and what benchmarks share."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from benchmarks.common import commit, found_by, keep
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 # What Python does for a script: its folder, and not the repository, is on the path. All in one process, for speed.
@@ -26,3 +31,18 @@ def test_every_script_finds_what_it_imports(tmp_path: Path) -> None:
     command = [sys.executable, "-c", start, *scripts]
     said = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (said.returncode, said.stdout) == (0, ""), said.stderr
+
+
+def test_what_is_kept_has_the_version_of_the_code_and_leaves_the_rest_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    path.write_text('{"old": {"seconds": 1}, "again": {"seconds": 2}}')
+    keep(path, {"again": {"seconds": 3}})
+    assert json.loads(path.read_text()) == {"old": {"seconds": 1}, "again": {"commit": commit(), "seconds": 3}}
+
+
+def test_a_process_of_its_own_gives_its_last_line_or_says_why_not(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import sys\nprint('warm')\nprint(1 / int(sys.argv[1]))")
+    assert found_by(str(script), 2) == 0.5
+    with pytest.raises(SystemExit, match="ZeroDivisionError"):
+        found_by(str(script), 0)
