@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from stages.provenance import _commit
+from stages import provenance
 
 
 def chosen(parser: ArgumentParser, asked: Sequence[str], known: Iterable[str]) -> list[str]:
@@ -41,7 +41,7 @@ def commit() -> str | None:
 
     Asked once, before this process changes its results.
     """
-    return _commit()
+    return provenance.commit()
 
 
 def keep(path: Path, found: dict[str, dict[str, Any]]) -> None:
