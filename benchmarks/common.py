@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from stages import provenance
+ROOT = Path(__file__).parents[1]
 
 
 def chosen(parser: ArgumentParser, asked: Sequence[str], known: Iterable[str]) -> list[str]:
@@ -37,11 +37,18 @@ def found_by(script: str, *arguments: object, **environment: str) -> Any:
 
 @cache
 def commit() -> str | None:
-    """The version of the code, with "+" if files that git knows are changed, results of other runs among them.
+    """The version of the code, with "+" if a file is changed that is not a result; None outside a git checkout."""
+    head = _git("rev-parse", "HEAD")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results")
+    return f"{head}+" if head and changed else head
 
-    Asked once, before this process changes its results.
-    """
-    return provenance.commit()
+
+def _git(*arguments: str) -> str | None:
+    try:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() or None
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def keep(path: Path, found: dict[str, dict[str, Any]]) -> None:

@@ -76,11 +76,17 @@ class Case:
 
     @property
     def settings(self) -> RL | SFT:
+        """Of its method."""
         if self.method == "sft":
             return SFT(optimizer=ADAMW, batch_size=self.rows, backward_batch_size=self.micro)
-        updates = self.rows * self.group // self.update
-        usual = (self.rows, self.group, self.new_tokens, self.micro, updates)
-        return method_of(*usual, algorithm="reinforce_plus_plus")
+        return method_of(
+            self.rows,
+            self.group,
+            self.new_tokens,
+            self.micro,
+            updates=self.rows * self.group // self.update,
+            algorithm="reinforce_plus_plus",
+        )
 
 
 CASES = {

@@ -50,7 +50,7 @@ class Size:
 
 
 SIZES = {
-    "laptop": Size(128, 256, 3, 4, 2, 0, 48, 2),  # as TRAINED
+    "laptop": Size(128, 256, 3, 4, 2, 550, 48, 2),
     "words": Size(128, 256, 3, 4, 2, 152_000, 48, 2),
     "wide": Size(512, 1408, 8, 8, 2, 550, 48, 2),
     "tiny": Size(128, 256, 4, 4, 2, 640, 64, 2),
@@ -78,10 +78,10 @@ def build(
     prepare(GeneratedProblems(source="generated", mode="text", seed=0, train=problems, validation=1, test=1), folder)
     texts = [problem.question + problem.solution for problem in read_problems(folder / "train.jsonl")]
     processor = build_processor(texts)
-    give(folder, random_model(size, processor, tied, family), processor, pixels)
+    save_as_base(folder, random_model(size, processor, tied, family), processor, pixels)
 
 
-def give(folder: Path, model: PreTrainedModel, processor: ImageOnlyProcessor, pixels: int) -> None:
+def save_as_base(folder: Path, model: PreTrainedModel, processor: ImageOnlyProcessor, pixels: int) -> None:
     """Let a model be the base of the study whose problems are in `folder`, and look at them."""
     never, padding = processor.tokenizer.convert_tokens_to_ids(["<|video_pad|>", "<|endoftext|>"])
     # The token that would end a response is never drawn.

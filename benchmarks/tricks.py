@@ -103,9 +103,9 @@ def prefill(bench: Bench) -> Iterator[Pair]:
 
 def leaving(bench: Bench) -> Iterator[Pair]:
     """Rows that are finished leave the batch; or go on until all are."""
-    loop = bench.loop("tiny")
+    loop = bench.loop("trained")
     call = partial(sampled, loop, asked(loop), rollout.LIMIT)
-    yield here("tiny", call, instead(response_collection, "LEAVING", 1.0)(call))
+    yield here("trained", call, instead(response_collection, "LEAVING", 1.0)(call))
 
 
 def siblings(bench: Bench) -> Iterator[Pair]:
@@ -185,8 +185,8 @@ def begin(vlm: VLM, queries: Queries, room: int) -> tuple[Forward, Tensor]:
 
 def collector(bench: Bench) -> Iterator[Pair]:
     """The collector; or transformers' `generate`. Seconds of a token."""
-    loop = bench.loop("tiny")
-    yield here("tiny", *(partial(way, loop.vlm, loop.problems, 0) for way in (rollout.ours, rollout.generate)))
+    loop = bench.loop("trained")
+    yield here("trained", *(partial(way, loop.vlm, loop.problems, 0) for way in (rollout.ours, rollout.generate)))
 
 
 def drawing(bench: Bench) -> Iterator[Pair]:

@@ -103,7 +103,7 @@ class Bench:
         """The folder of a model and its problems; of the trained one four times as many."""
         if not (folder := self.folder / model).exists():
             with contextlib.redirect_stderr(io.StringIO()):
-                if model != "tiny":
+                if model != "trained":
                     build(folder, SIZES[model], self.given.problems, self.given.pixels)
                     return folder
                 folder.mkdir()
@@ -119,7 +119,7 @@ class Bench:
 
     def lengths(self) -> list[int]:
         """Tokens of the trained model's responses."""
-        loop = self.loop("tiny")
+        loop = self.loop("trained")
         found: list[int] = (sampled(loop, asked(loop), rollout.LIMIT) >= 0).sum(1).tolist()
         return found
 

@@ -44,9 +44,9 @@ def by_products(_: Any, query: Tensor, key: Tensor, value: Tensor, __: None, *, 
 
 def static_cache(bench: Bench) -> Iterator[Pair]:
     """`generate` with transformers' static cache; or with its dynamic one. Seconds of a token."""
-    loop = bench.loop("tiny")
+    loop = bench.loop("trained")
     call = partial(rollout.generate, loop.vlm, loop.problems, 0)
-    yield here("tiny", instead(loop.vlm.model.generation_config, "cache_implementation", "static")(call), call)
+    yield here("trained", instead(loop.vlm.model.generation_config, "cache_implementation", "static")(call), call)
 
 
 def compiling(bench: Bench) -> Iterator[Pair]:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel, Qwen2_5_VLConfig
 
-from benchmarks.models import SIZES, TRAINED, Size, give
+from benchmarks.models import SIZES, TRAINED, Size, save_as_base
 from benchmarks.runs import ADAMW, method_of, prompt_of, run_of
 from stages.config import SFT, GeneratedProblems, PromptSettings, RLRun, SFTRun
 from stages.data.prepare import prepare
@@ -110,7 +110,7 @@ def build(point: Point, work: Work, folder: Path, solution: int | None = None) -
     if solution:
         problems = read_problems(folder / "train.jsonl")
         write_problems(folder / "train.jsonl", [_with_solution(problem, solution) for problem in problems])
-    give(folder, _model(point.size), load_processor(TRAINED, work.prompt), work.pixels)
+    save_as_base(folder, _model(point.size), load_processor(TRAINED, work.prompt), work.pixels)
 
 
 def _model(size: Size) -> PreTrainedModel:

@@ -353,6 +353,14 @@ def check_tokens(task: Task, found: Sequence[dict[str, Any]]) -> None:
                 sys.exit(f"{task}: {read} tokens of prompts and {written} of responses are not what was asked for")
 
 
+def check_version(task: Task, found: Sequence[dict[str, Any]], asked: argparse.Namespace) -> None:
+    """What is missing must not be compared with what another version of the code took."""
+    there = {(one["way"], one["pair"]): one.get("commit") for one in found if is_of(one, task)}
+    others = sorted(str(version) for version in set(there.values()) - {commit()})
+    if others and any((way, pair + 1) not in there for way in asked.ways for pair in range(asked.pairs)):
+        sys.exit(f"{asked.out}: {task} is of {' and '.join(others)}, and this is {commit()}: take another --out")
+
+
 def is_of(one: dict[str, Any], task: Task, **more: Any) -> bool:
     return all(one[name] == value for name, value in (asdict(task) | more).items())
 
@@ -459,6 +467,7 @@ def main() -> None:
             sys.exit(f"{asked.out} is of {contents['machine']}, and this is {machine}: take another --out")
     found = contents["measurements"]
     for task in () if asked.show else tasks(asked):
+        check_version(task, found, asked)
         with tempfile.TemporaryDirectory() as name:
             for pair in range(1, asked.pairs + 1):
                 for way in asked.ways:

@@ -71,7 +71,7 @@ def write_provenance(folder: Path, inputs: Mapping[str, str], tries: Sequence[Tr
         "python": platform.python_version(),
         "packages": package_versions(*PACKAGES)
         | {name: version for name, version in package_versions(*SAMPLERS).items() if version},
-        "commit": commit(),
+        "commit": _commit(),
         "inputs": dict(inputs),
         "outputs": {str(path.relative_to(folder)): sha256(path) for path in written(folder)},
     }
@@ -122,7 +122,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def commit() -> str | None:
+def _commit() -> str | None:
     """The commit of the source that runs, with "+" if it is changed; None outside a git checkout."""
     here = Path(__file__).parent
     return _output("git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*")

@@ -10,13 +10,14 @@ import pytest
 from benchmarks.common import commit, found_by, keep
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-# What Python does for a script: its folder, and not the repository, is on the path. All in one process, for speed.
+# The repository is not on the path when Python starts a script of a folder. All in one process, for speed.
 START = """
 import runpy, sys
-for script in sys.argv[1:]:
+repository, *scripts = sys.argv[1:]
+for script in scripts:
     for name in [name for name in sys.modules if name.split(".")[0] == "benchmarks"]:
         del sys.modules[name]
-    sys.path[:] = [PATH for PATH in sys.path if PATH != REPOSITORY]
+    sys.path[:] = [path for path in sys.path if path != repository]
     try:
         runpy.run_path(script, run_name="not main")
     except Exception as error:
@@ -27,8 +28,7 @@ for script in sys.argv[1:]:
 def test_every_script_finds_what_it_imports(tmp_path: Path) -> None:
     scripts = [str(path) for path in sorted(BENCHMARKS.glob("*.py")) if '__name__ == "__main__"' in path.read_text()]
     assert len(scripts) > 10
-    start = START.replace("REPOSITORY", repr(str(BENCHMARKS.parent)))
-    command = [sys.executable, "-c", start, *scripts]
+    command = [sys.executable, "-c", START, str(BENCHMARKS.parent), *scripts]
     said = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (said.returncode, said.stdout) == (0, ""), said.stderr
 
@@ -44,5 +44,8 @@ def test_a_process_of_its_own_gives_its_last_line_or_says_why_not(tmp_path: Path
     script = tmp_path / "script.py"
     script.write_text("import sys\nprint('warm')\nprint(1 / int(sys.argv[1]))")
     assert found_by(str(script), 2) == 0.5
+    script.write_text("import os\nprint(os.environ['THREADS'])")
+    assert found_by(str(script), THREADS="1") == 1
+    script.write_text("1 / 0")
     with pytest.raises(SystemExit, match="ZeroDivisionError"):
-        found_by(str(script), 0)
+        found_by(str(script))

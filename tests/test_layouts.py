@@ -328,6 +328,15 @@ def test_tokens_that_look_at_less_than_all_before_them_are_refused(family: str, 
         load(tmp_path, COMPUTE, PROMPT)
 
 
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
+def test_attention_with_dropout_is_refused(family: str, tmp_path: Path) -> None:
+    config = json.loads((write_tiny(tmp_path, family) / "config.json").read_text())
+    config["text_config"]["attention_dropout"] = 0.1
+    rewritten(tmp_path / "config.json", config)
+    with pytest.raises(ValueError, match=r"attention_dropout 0\.1; only 0 is computed"):
+        load(tmp_path, COMPUTE, PROMPT)
+
+
 # --- Qwen3-VL, with two levels of features more -----------------------------------------------------------------------
 
 

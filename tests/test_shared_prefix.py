@@ -1,5 +1,7 @@
 """Many sequences in one row against each of them alone, through transformers' own attention."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
@@ -61,6 +63,16 @@ def weighted(logprobs: Tensor) -> Tensor:
 def test_each_sequence_is_computed_as_if_alone(vlm: VLM, problems: list[Problem], group_size: int) -> None:  # noqa: F811
     s = answered(vlm, problems, group_size)
     assert_close(response_logprobs(Scorer(vlm.model), s), plain(vlm, s), atol=2e-5, rtol=0)
+
+
+def test_responses_may_all_be_of_one_token(vlm: VLM, problems: list[Problem]) -> None:  # noqa: F811
+    """Nothing is drawn from it, so that only prompts are read."""
+    s = answered(vlm, problems[:2], 3)
+    s = dataclasses.replace(s, response_mask=s.response_mask & (torch.arange(9) == 0))
+    found = response_logprobs(Scorer(vlm.model), s)
+    assert_close(found, plain(vlm, s), atol=2e-5, rtol=0)
+    found.sum().backward()
+    vlm.model.zero_grad()
 
 
 @pytest.mark.parametrize("group_size", [1, 3])

@@ -122,7 +122,7 @@ def load(folder: Path, compute: Compute, prompt: PromptSettings, limits: Feature
 
     Raises:
         ValueError: a weight is not in the checkpoint, the tokenizer is not the one that the model was trained with, or
-            its attention slides over windows.
+            its attention slides over windows or has dropout.
     """
     attention.register()
     model, found = AutoModelForImageTextToText.from_pretrained(
@@ -136,6 +136,8 @@ def load(folder: Path, compute: Compute, prompt: PromptSettings, limits: Feature
         raise ValueError(f"{folder}: no {missing[0]} in its weights ({len(missing)} missing in all); fetch them again")
     if other := sorted(set(getattr(model.config.get_text_config(), "layer_types", ())) - {"full_attention"}):
         raise ValueError(f"{folder}: config.json asks for {other[0]}; only full_attention is computed here")
+    if dropout := model.config.get_text_config().attention_dropout:
+        raise ValueError(f"{folder}: config.json asks for attention_dropout {dropout}; only 0 is computed here")
     processor = load_processor(folder, prompt)
     for token in ("image_token", "video_token"):
         said, used = getattr(model.config, f"{token}_id"), getattr(processor, f"{token}_id")
