@@ -2,8 +2,8 @@
 
 A token of a small model is hundreds of tiny operations, many of which do nothing here (`benchmarks/tricks.py decoder`):
 axes of length one, casts to the type that is there, masks of nothing, a rotary embedding in seven steps. Linear layers
-are still called as the modules they are, with whatever was put around them (adapters). The plain version, which this has
-to agree with, is the model itself (tests/test_sampler.py).
+are still called as the modules that they are, and with their adapters. The plain version, which this has to agree with,
+is the model itself (tests/test_sampler.py).
 
 Letters: P prompts of Q tokens at most, padded on the left; G siblings each; B rows that are decoded; W words of the
 vocabulary; H width; D width of a head.
