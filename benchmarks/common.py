@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,8 +17,23 @@ def chosen(parser: ArgumentParser, asked: Sequence[str], known: Iterable[str]) -
     """What was asked for, or all; the command ends if a name is not known."""
     names = [*known]
     if unknown := [name for name in asked if name not in names]:
-        parser.error(f"{unknown[0]!r} is not known (known: {', '.join(names)})")
+        parser.error(f"{unknown[0]!r} is not known (known: {', '.join(map(repr, names))})")
     return [*asked] or names
+
+
+def positive(text: str) -> int:
+    """A whole number of the command line."""
+    if not text.isdecimal() or not int(text):
+        raise ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def check_device(parser: ArgumentParser, device: str) -> None:
+    """The command ends if there is no such device."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: there is no GPU")
 
 
 def printed_by(script: str, *arguments: object, **environment: str) -> str:
@@ -59,7 +74,7 @@ def keep(path: Path, found: dict[str, dict[str, Any]]) -> None:
 
 def write(path: Path, contents: dict[str, Any]) -> None:
     """Whole or not at all."""
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".new")
     beside.write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
     beside.replace(path)

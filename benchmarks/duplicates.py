@@ -6,7 +6,7 @@ and answer, and of the same answer alone. The nearest pairs are named, to be loo
 figures that differ in nothing but their numbers.
 """
 
-import sys
+import argparse
 from collections import defaultdict
 from collections.abc import Callable
 from io import BytesIO
@@ -99,8 +99,17 @@ def compared(name: str, pairs: list[tuple[Given, Given]]) -> None:
     print(f"minimum, 1st, 5th percentile, median: {percentiles}")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", type=Path, nargs="*", help="problems, as a study prepares them")
+    files = parser.parse_args().files
+    if missing := [file for file in files if not file.is_file()]:
+        parser.error(f"{missing[0]} is not there")
     print(f"{HASH_SIZE} x {HASH_SIZE} bits, the same picture up to {MAX_BITS}")
-    for name in sys.argv[1:]:
-        alarms(Path(name))
+    for file in files:
+        alarms(file)
     other_numbers()
+
+
+if __name__ == "__main__":
+    main()

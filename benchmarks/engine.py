@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.common import commit, found_by, write
+from benchmarks.common import check_device, chosen, commit, found_by, write
 from benchmarks.memory import Case
+from benchmarks.models import SIZES
 from benchmarks.runs import Device, DType
 
 RESULTS = Path(__file__).parent / "results" / "engine.json"
@@ -86,8 +87,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--measure", metavar="FOLDER", help="of a case that is built; used by the script itself")
-    parser.add_argument("cases", nargs="*", help="sizes of models")
+    parser.add_argument("cases", nargs="*", help=f"sizes of models, of {', '.join(SIZES)}")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="default: %(default)s")
     asked = parser.parse_args()
+    check_device(parser, asked.device)
     if asked.measure:
         print(json.dumps(measure(eval(asked.cases[0]), Path(asked.measure), asked.device)))
         return
@@ -102,7 +105,7 @@ def main() -> None:
         f"{'size':6} {'way':9} {'sampled/s':>10} {'updated/s':>10} {'peak MB':>8} {'gap':>9} "
         f"{'loss, largest distance':>23}"
     )
-    for size in asked.cases or DEFAULT[asked.device]:
+    for size in chosen(parser, asked.cases or DEFAULT[asked.device], SIZES):
         runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
         losses = {}
         for turn in range(TURNS):
@@ -128,8 +131,8 @@ def main() -> None:
                 f"{row['gap']:9.1e} {distance:23.2%}",
                 flush=True,
             )
-    if not asked.cases:
-        write(RESULTS, table)
+    if not asked.cases or asked.out != RESULTS:
+        write(asked.out, table)
 
 
 if __name__ == "__main__":

@@ -115,13 +115,19 @@ def read_sessions(folder: Path) -> list[Session]:
 
 
 def read_jobs(folder: Path) -> list[Job]:
-    """The jobs, in the order in which they began."""
+    """The jobs, in the order in which they began.
+
+    Raises:
+        ValueError: Snakemake's logs are gone.
+    """
     records: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for path in (folder / ".snakemake/metadata").rglob("*"):
         if path.is_file():
             record = json.loads(path.read_text(encoding="utf-8"))
             records.setdefault((record["rule"], "".join(record["log"][:1])), []).append(record)
     told = dict(read_logs(folder))
+    if records and not told:
+        raise ValueError(f"{folder}: no job in .snakemake/log, which says what each of them wrote")
     jobs = []
     for (rule, log), of_job in records.items():
         start = min(record["starttime"] for record in of_job)
@@ -231,7 +237,7 @@ def tell(session: Session) -> None:
     print(f"{'in all':60} {'':9} {working:9.1f} {waited:9.1f} {unused:10.1f}")
     least = max(working, session.work / session.cores)
     print(f"At least {least:.1f} s are needed by these jobs on {session.cores} cores: {least / session.seconds:.1%}")
-    gaps = sorted(idle(session), key=lambda gap: gap[0] - gap[1])[:SHOWN]
+    gaps = [gap for gap in sorted(idle(session), key=lambda gap: gap[0] - gap[1])[:SHOWN] if gap[1] - gap[0] >= 0.1]
     print(f"The longest times with a free core, of {len(idle(session))}:")
     for begin, end in sorted(gaps):
         following = [f"{job.rule} {job.name}" for job in session.jobs if job.start == end]
@@ -299,7 +305,7 @@ def main() -> None:
     most = 1 + max(range(len(sessions)), key=lambda i: sessions[i].work)
     number = most if given.session is None else given.session
     if not 1 <= number <= len(sessions):
-        parser.error(f"--session {number}: there are 1 to {len(sessions)}")
+        parser.error(f"--session {number}: known are 1 to {len(sessions)}")
     session = sessions[number - 1]
     print(f"\nSession {number}:")
     tell(session)

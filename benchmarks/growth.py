@@ -34,7 +34,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import flops
-from benchmarks.common import chosen, keep
+from benchmarks.common import chosen, keep, positive
 from benchmarks.models import SIZES, Size, build
 from benchmarks.overhead import larger, planned
 from benchmarks.runs import RULES, method_of
@@ -187,11 +187,13 @@ OTHERS: dict[str, Callable[[Sequence[int], Path], dict[int, Way]]] = {"answers":
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", nargs="*", help=f"of {', '.join(WHAT)}; default: all")
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--turns", type=positive, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS, help="default: %(default)s")
-    parser.add_argument("--sizes", type=int, nargs="+", help="instead of those that are usual")
+    parser.add_argument("--sizes", type=positive, nargs="+", help="instead of those that are usual")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.sizes and len(set(given.sizes)) < 4:
+        parser.error("--sizes: at least four, for a slope over the larger half")
     for what in chosen(parser, given.what, WHAT):
         sizes = given.sizes or WHAT[what]
         with tempfile.TemporaryDirectory() as name:

@@ -36,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import flops
-from benchmarks.common import chosen, keep, printed_by
+from benchmarks.common import chosen, keep, positive, printed_by
 from benchmarks.models import SIZES, build
 from benchmarks.runs import method_of
 from benchmarks.step import PHASES, Clock, Loop, machine
@@ -202,13 +202,13 @@ def process(given: argparse.Namespace, folder: Path, new_tokens: int, *more: str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", help=f"of {', '.join(MODELS)}; default: all")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[64, 256], help="of every response")
-    parser.add_argument("--problems", type=int, default=4, help=f"of a step, each with {GROUP} responses")
-    parser.add_argument("--pixels", type=int, default=256 * 256, help="of every picture; 256 are an image token")
-    parser.add_argument("--rows", type=int, default=GROUP, help="responses of a forward or backward pass")
-    parser.add_argument("--updates", type=int, default=1, help="optimiser steps")
-    parser.add_argument("--steps", type=int, default=1, help="that are timed, in each process")
-    parser.add_argument("--turns", type=int, default=5, help="processes for each measurement")
+    parser.add_argument("--tokens", type=positive, nargs="+", default=[64, 256], help="of every response")
+    parser.add_argument("--problems", type=positive, default=4, help=f"of a step, each with {GROUP} responses")
+    parser.add_argument("--pixels", type=positive, default=256 * 256, help="of every picture; 256 are an image token")
+    parser.add_argument("--rows", type=positive, default=GROUP, help="responses of a forward or backward pass")
+    parser.add_argument("--updates", type=positive, default=1, help="optimiser steps")
+    parser.add_argument("--steps", type=positive, default=1, help="that are timed, in each process")
+    parser.add_argument("--turns", type=positive, default=5, help="processes for each measurement")
     parser.add_argument("--out", type=Path, default=RESULTS, help="default: %(default)s")
     parser.add_argument("--profile", choices=PHASES, help="print torch's profile of a phase, and measure nothing")
     parser.add_argument("--count", action="store_true", help="used by the script itself")

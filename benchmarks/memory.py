@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.common import chosen, commit, found_by, write
+from benchmarks.common import check_device, chosen, commit, found_by, write
 from benchmarks.models import SIZES, Family, build
 from benchmarks.runs import ADAMW, Device, DType, method_of, run_of
 from stages.config import RL, SFT, Compute, LearnerSettings, Memory, RLRun, SFTRun
@@ -290,19 +290,24 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--measure", metavar="FOLDER", help="of a case that is built; used by the script itself")
-    parser.add_argument("cases", nargs="*", help=f"default: all of {', '.join(CASES)}")
+    parser.add_argument("cases", nargs="*", help=f"default: all of {', '.join(map(repr, CASES))}")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="default: %(default)s")
     asked = parser.parse_args()
+    check_device(parser, asked.device)
     if asked.measure:
         print(json.dumps(measure(eval(asked.cases[0]), Path(asked.measure), asked.device)))
         return
     about = {"device": asked.device, "torch": torch.__version__, "machine": hardware()}
-    found = json.loads(RESULTS.read_text())["cases"] if RESULTS.is_file() else {}
+    kept = json.loads(asked.out.read_text()) if asked.out.is_file() else about
+    found = kept.pop("cases", {})
+    if kept != about:
+        parser.error(f"{asked.out} is of {kept}, and this is {about}: take another --out")
     for name in chosen(parser, asked.cases, CASES):
         found[name] = of_case = {"commit": commit()} | compared(CASES[name], asked.device)
         print(f"\n{name}: predicted, measured MB, ratio")
         for moment, (said, measured) in {**of_case["moments"], **{k: of_case[k] for k in ("total", "process")}}.items():
             print(f"  {moment:10} {said / MB:9.1f} {measured / MB:9.1f} {said / measured:6.2f}", flush=True)
-        write(RESULTS, about | {"cases": found})
+        write(asked.out, about | {"cases": found})
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import numpy as np
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.common import chosen, keep
+from benchmarks.common import chosen, keep, positive
 from stages.config import load_study
 from stages.provenance import hardware, package_versions
 
@@ -153,12 +153,14 @@ def say(line: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--turns", type=positive, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS, help="default: %(default)s")
-    parser.add_argument("--rules", type=int, nargs="+", default=[1, 20, 40], help="of the studies that do nothing")
-    parser.add_argument("--runs", type=int, default=1000, help="of the large study")
+    parser.add_argument("--rules", type=positive, nargs="+", default=[1, 20, 40], help="of the studies that do nothing")
+    parser.add_argument("--runs", type=positive, default=1000, help="of the large study")
     parser.add_argument("--profile", action="store_true", help="of the large study's dry run")
     given = parser.parse_args()
+    if len(set(given.rules)) < 2:
+        parser.error("--rules: at least two, for a slope")
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     ways = {"rule": of_a_rule, "start": of_the_start, "runs": of_many_runs}
     about = {"machine": hardware() | package_versions("snakemake"), "turns": given.turns}

@@ -3,6 +3,7 @@
 Runs the study of real_data.yaml in a new folder, and prints for each data set its rows, tokens, and verdicts.
 """
 
+import argparse
 import json
 import subprocess
 import tempfile
@@ -15,6 +16,7 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         start = time.monotonic()
         study = ["--configfile", str(HERE / "real_data.yaml"), "--directory", folder]

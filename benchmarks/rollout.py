@@ -5,6 +5,7 @@ collector's pictures are looked at in the first, uncounted round, as in training
 epoch; `generate` looks at them each time.
 """
 
+import argparse
 import statistics
 import tempfile
 import time
@@ -46,6 +47,7 @@ def generate(vlm: VLM, problems: list[Problem], seed: int) -> int:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     torch.set_num_threads(1)
     vlm = load(
         Path(__file__).parents[1] / "models/qwen2_5_vl_tiny",

@@ -9,6 +9,10 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.common import positive
 
 STEPS = (
     *("stages.data.prepare", "stages.model.preflight", "stages.sft.train", "stages.rl.train"),
@@ -20,7 +24,7 @@ AS_PYTHON_HAS_IT = "import atexit, gc, stages; gc.set_threshold(700, 10, 10); at
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=positive, default=5)
     pairs = parser.parse_args().pairs
     print(f"{'step':30} {'ours, s':>10} {'plain, s':>10} {'plain / ours':>14}")
     for step in STEPS:

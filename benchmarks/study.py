@@ -4,8 +4,8 @@ Runs the whole study in a new folder, and prints the wall-clock time, then for e
 and the largest memory that one of them used (as Snakemake's `benchmark:` measured it).
 """
 
+import argparse
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -13,10 +13,15 @@ from pathlib import Path
 import pandas as pd
 
 
-def main(study: str) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("study", type=Path, help="its settings, a file of config/")
+    study = parser.parse_args().study
+    if not study.is_file():
+        parser.error(f"{study} is not there")
     with tempfile.TemporaryDirectory() as folder:
         start = time.monotonic()
-        subprocess.run(["snakemake", "--cores", "all", "--configfile", study, "--directory", folder], check=True)
+        subprocess.run(["snakemake", "--cores", "all", "--configfile", str(study), "--directory", folder], check=True)
         wall = time.monotonic() - start
         jobs = measured(Path(folder))
     table = jobs.groupby("rule").agg(jobs=("s", "size"), median_s=("s", "median"), peak_mb=("max_rss", "max"))
@@ -25,14 +30,20 @@ def main(study: str) -> None:
 
 
 def measured(folder: Path) -> pd.DataFrame:
-    """One row a job: rule, seconds (s), resident memory in MB (max_rss)."""
+    """One row a job: rule, seconds (s), resident memory in MB (max_rss).
+
+    Raises:
+        ValueError: there is nothing.
+    """
     root = folder / "logs" / "benchmarks"
     tables = []
     for path in sorted(root.rglob("*.tsv")):
         rule = path.relative_to(root).parts[0].removesuffix(".tsv")
         tables.append(pd.read_csv(path, sep="\t").assign(rule=rule))
+    if not tables:
+        raise ValueError(f"{root}: nothing was measured there; is this the working directory of a study?")
     return pd.concat(tables, ignore_index=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

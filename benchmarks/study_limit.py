@@ -21,10 +21,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import flops
+from benchmarks.common import positive
 from benchmarks.limit import matrix_rate
 from benchmarks.study import measured
 from stages.model.architecture import Architecture, read_architecture
 
+RULES = ("rl", "sft", "evaluate")
 READ = ("split", "epoch", "generation_step", "problem")  # a prompt is read once for each of these
 LEARNING = 3  # passes of an update: one forward, twice that backward
 TOKENS = 2048  # of a product whose rate is measured
@@ -33,13 +35,20 @@ TOKENS = 2048  # of a product whose rate is measured
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="of the study")
-    parser.add_argument("--cores", type=int, default=2, help="that shared the work")
+    parser.add_argument("--cores", type=positive, default=2, help="that shared the work")
     given = parser.parse_args()
-    jobs = list(jobs_of(given.folder))
-    if not jobs:
-        parser.error(f"{given.folder}: no results/rl, results/sft or results/evaluate with a job in it")
+    try:
+        took, jobs = measured(given.folder), list(jobs_of(given.folder))
+    except ValueError as mistake:
+        parser.error(str(mistake))
+    for rule in RULES:
+        count, times = sum(job.rule == rule for job in jobs), int((took["rule"] == rule).sum())
+        if count != times:
+            parser.error(
+                f"{given.folder}: results/{rule} has {count} jobs, logs/benchmarks/{rule} the seconds of {times}"
+            )
     torch.set_num_threads(1)
-    took = measured(given.folder).groupby("rule")["s"].sum()
+    took = took.groupby("rule")["s"].sum()
     limits: dict[str, float] = defaultdict(float)
     rate = cache(lambda of: matrix_rate(of, TOKENS))
     for job in jobs:
@@ -93,7 +102,7 @@ class Job:
 
 def jobs_of(study: Path) -> Iterator[Job]:
     """The trainings and evaluations of a study."""
-    for rule in ("rl", "sft", "evaluate"):
+    for rule in RULES:
         for path in sorted(study.glob(f"results/{rule}/*/*/*/*/run.json")):
             run = json.loads(path.read_text())
             preflight = json.loads((study / run["preflight"] / "preflight.json").read_text())

@@ -4,7 +4,7 @@ For every method of a finished study on generated data: the share of greedy answ
 epoch, that name a theorem of the practised kinds, which is never the right one there, or of the unpractised kinds.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import pandas as pd
@@ -19,11 +19,14 @@ def names_any(text: str, kinds: dict[str, Kind]) -> bool:
     return any(theorem in text for kind in kinds.values() for theorem in kind.theorems)
 
 
-def main(results: str) -> None:
-    cells = sorted(
-        path.parent.relative_to(results) for path in Path(results).glob("judge/evaluate/*/*/*/*/verdicts.jsonl")
-    )
-    rows = pd.concat(judged(Path(results, *cell.parts[1:]), Path(results, cell)) for cell in cells)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path, help="folder of a study")
+    results = parser.parse_args().results
+    cells = sorted(path.parent.relative_to(results) for path in results.glob("judge/evaluate/*/*/*/*/verdicts.jsonl"))
+    if not cells:
+        parser.error(f"{results}: no verdicts in judge/evaluate; is this the results folder of a study?")
+    rows = pd.concat(judged(results.joinpath(*cell.parts[1:]), results / cell) for cell in cells)
     rows = rows[(rows.split == "test") & (rows.setting == SETTING)]
     rows = rows[rows.epoch == rows.groupby("run").epoch.transform("max")]
     parts = rows.run.str.split("/", expand=True)
@@ -37,4 +40,4 @@ def main(results: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

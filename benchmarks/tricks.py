@@ -35,7 +35,7 @@ from transformers import DynamicCache
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import rollout, step
-from benchmarks.common import chosen, keep
+from benchmarks.common import chosen, keep, positive
 from benchmarks.runs import COMPUTE, method_of
 from benchmarks.step import Loop, machine
 from benchmarks.tricks_setup import (
@@ -343,11 +343,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tricks", nargs="*", metavar="TRICK", help=f"of {', '.join(TRICKS)}; default: all")
     parser.add_argument("--size", choices=("laptop", "wide"), default="laptop", help="where no other model is named")
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=positive, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS, help="default: %(default)s")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[64, 256], help="of a response; some take the first")
-    parser.add_argument("--problems", type=int, default=4, help=f"of a step, {GROUP} responses to each")
-    parser.add_argument("--pixels", type=int, default=64 * 64, help="of a picture; 256 are an image token")
+    parser.add_argument(
+        "--tokens", type=positive, nargs="+", default=[64, 256], help="of a response; some take the first"
+    )
+    parser.add_argument("--problems", type=positive, default=4, help=f"of a step, {GROUP} responses to each")
+    parser.add_argument("--pixels", type=positive, default=64 * 64, help="of a picture; 256 are an image token")
     parser.add_argument("--seconds", type=float, default=5, help="that a process of its own works for")
     parser.add_argument("--patience", type=int, default=60, help="seconds that torch.compile may take")
     parser.add_argument("--work", metavar="FOLDER", help=argparse.SUPPRESS)

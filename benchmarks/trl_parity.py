@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from torch import Tensor, nn
 
+from benchmarks.common import positive
 from benchmarks.runs import unjudged
 from benchmarks.trl_setup import (
     GROUP,
@@ -284,11 +285,13 @@ def apart(ours: Found, theirs: Found) -> tuple[float, float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--problems", type=int, default=4, help=f"each with {GROUP} responses; even")
-    parser.add_argument("--new-tokens", type=int, default=24, help="of the longest response")
-    parser.add_argument("--micro", type=int, default=8, help="rows of a backward pass")
-    parser.add_argument("--pixels", type=int, default=64 * 64)
+    parser.add_argument("--problems", type=positive, default=4, help=f"each with {GROUP} responses; even")
+    parser.add_argument("--new-tokens", type=positive, default=24, help="of the longest response")
+    parser.add_argument("--micro", type=positive, default=8, help="rows of a backward pass")
+    parser.add_argument("--pixels", type=positive, default=64 * 64)
     asked = parser.parse_args()
+    if asked.problems % 2:
+        parser.error(f"--problems: {asked.problems} is odd")
     require_trl()
     torch.set_num_threads(1)
     begun = time.monotonic()

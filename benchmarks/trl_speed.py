@@ -44,7 +44,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 
-from benchmarks.common import commit, found_by, printed_by, write
+from benchmarks.common import commit, found_by, positive, printed_by, write
 from benchmarks.runs import unjudged
 from benchmarks.trl_setup import (
     POINTS,
@@ -428,27 +428,35 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=("rl", "sft"), default=["rl", "sft"])
     parser.add_argument("--points", nargs="+", choices=list(POINTS), default=list(POINTS))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--lengths", nargs="+", type=int, default=[64, 256], help="tokens of every response")
-    parser.add_argument("--solution", type=int, default=SOLUTION, help="tokens of every solution")
-    parser.add_argument("--pairs", type=int, default=5, help="measurements of each way")
-    parser.add_argument("--prompts", type=int, help="problems of a generation step; default: by point, 4, 4, 2")
-    parser.add_argument("--solutions", type=int, help="of an update of SFT; default: by point, 32, 32, 16")
-    parser.add_argument("--warm-up", type=int, help="steps that are dropped; default: by point, 2, 2, 1")
-    parser.add_argument("--steps", type=int, help="steps that are measured; default: by point, 3, 3, 2")
-    parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="that everything runs on")
+    parser.add_argument("--lengths", nargs="+", type=positive, default=[64, 256], help="tokens of every response")
+    parser.add_argument("--solution", type=positive, default=SOLUTION, help="tokens of every solution")
+    parser.add_argument("--pairs", type=positive, default=5, help="measurements of each way")
+    parser.add_argument("--prompts", type=positive, help="problems of a generation step; default: by point, 4, 4, 2")
+    parser.add_argument("--solutions", type=positive, help="of an update of SFT; default: by point, 32, 32, 16")
+    parser.add_argument(
+        "--warm-up",
+        type=positive,
+        help="steps that are dropped, for the first begins with the process; default: by point, 2, 2, 1",
+    )
+    parser.add_argument("--steps", type=positive, help="steps that are measured; default: by point, 3, 3, 2")
+    cores = sorted(os.sched_getaffinity(0))
+    parser.add_argument("--core", type=int, choices=cores, default=cores[-1], help="that everything runs on")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--show", action="store_true", help="print what was measured, and measure nothing")
     parser.add_argument("--build", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.warm_up == 0:
-        parser.error("--warm-up: at least 1, the first step begins with the process")
     if asked.build:
         folder, task = Path(asked.build[0]), Task(**json.loads(asked.build[1]))
         build(POINTS[task.point], task.work, folder, task.length if task.method == "sft" else None)
         return
     if asked.measure:
         print(json.dumps(measure(Task(**json.loads(asked.measure[2])), asked.measure[1], Path(asked.measure[0]))))
+        return
+    if asked.show:
+        if not asked.out.is_file():
+            parser.error(f"--out: {asked.out} is not there")
+        show(summary(json.loads(asked.out.read_text(encoding="utf-8"))["measurements"]))
         return
     require_trl()
     machine = hardware() | package_versions("torch", "transformers", "trl")
@@ -463,10 +471,10 @@ def main() -> None:
     }
     if asked.out.is_file():
         contents = json.loads(asked.out.read_text(encoding="utf-8"))
-        if not asked.show and contents["machine"] != machine:
+        if contents["machine"] != machine:
             sys.exit(f"{asked.out} is of {contents['machine']}, and this is {machine}: take another --out")
     found = contents["measurements"]
-    for task in () if asked.show else tasks(asked):
+    for task in tasks(asked):
         check_version(task, found, asked)
         with tempfile.TemporaryDirectory() as name:
             for pair in range(1, asked.pairs + 1):

@@ -16,6 +16,9 @@ from resource import RUSAGE_SELF, getrusage
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.common import check_device
+
 WIDTH, PAIRS = 256, 5
 SIZES = [(words, tokens) for words in (20_000, 152_000) for tokens in (512, 2048)]
 
@@ -45,8 +48,9 @@ def peak(device: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--one", nargs=3, help="way, words, tokens: one measurement, printed as JSON")
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    check_device(parser, given.device)
     if given.one:
         way, words, tokens = given.one
         print(json.dumps(measured(way, int(words), int(tokens), given.device)))
