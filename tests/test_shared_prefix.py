@@ -134,3 +134,14 @@ def test_who_sees_whom() -> None:
     assert layout.back.tolist() == [0, 1, 2, 4, 6, 7, 8]
     assert branches.sees[1, 0].tolist() == [[True, True, True, False], [True, True, True, True]]
     assert branches.sees[2, 0, 0].tolist() == [True, False, True, False]
+
+
+def test_all_blocks_have_one_mask() -> None:
+    """Two prompts of 2 and 1 tokens, a response of 2 to the first; for two heads and their type."""
+    branches = make_layout(torch.tensor([2, 1]), torch.tensor([2]), torch.tensor([0])).branches
+    assert branches is not None
+    mask = branches.mask(2, torch.float32)
+    assert mask is branches.mask(2, torch.float32)
+    row = [[0, 0, 0, -torch.inf], [0, 0, 0, 0]]
+    assert_close(mask, torch.tensor([[row + row]]))
+    assert branches.mask(1, torch.bfloat16).dtype == torch.bfloat16

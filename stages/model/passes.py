@@ -94,9 +94,12 @@ class Passes:
             norms += (FLOAT + (0 if lora else c)) * (a.queries + a.keys) + FLOAT * (a.heads + a.key_heads)
         attention = c * (2 * a.queries + 2 * a.keys) + FLOAT * a.heads
         of_token = norms + attention + 3 * c * a.inner + self._kept_inputs()
-        # Each branch has keys and values of its trunk, and a mask for all query heads that share a key head.
-        of_branches = 2 * a.keys * row.copied + a.heads // a.key_heads * row.mask
-        return row.tokens * of_token + c * of_branches
+        # Each branch has keys and values of its trunk.
+        return row.tokens * of_token + 2 * c * a.keys * row.copied
+
+    def _masks(self, row: Row) -> int:
+        """Numbers of the mask of branches, for all query heads that share a key head; one for all blocks."""
+        return self.a.heads // self.a.key_heads * row.mask
 
     def _kept_inputs(self) -> int:
         """Of a token: inputs of linear layers that nobody else keeps, and what is between adapters' halves."""
@@ -121,12 +124,12 @@ class Passes:
         # Without branches all once more; of branches their own, their trunks', and both together.
         of_branches = row.said * a.queries + 2 * (row.said + row.copied) * keys
         placed = of_branches or n * (a.queries + keys)
-        # Most is there while branches are masked, or when all outputs are put back into the row.
-        masks = a.heads // a.key_heads * row.mask
-        masking = self.c * ((n + row.said) * a.queries + masks) + masks
+        # Most is there while the mask is made, or when all outputs are put back into the row.
+        masks = self._masks(row)
+        making = self.c * (n + row.said) * a.queries + masks
         putting = self.c * 3 * n * a.queries
         levels = n * self.c * a.width if a.deepstack else 0  # a block's output before a level was added to it
-        return levels + self._reading(n, row.mask, self.c * (given + placed) + max(masking, putting))
+        return levels + self._reading(n, row.mask + self.c * masks, self.c * (given + placed) + max(making, putting))
 
     def prefill(self, prompts: int, length: int) -> int:
         """Prompts of one length, side by side, with a mask: keys and values are repeated for every head."""
@@ -145,7 +148,7 @@ class Passes:
         """What a pass keeps for its gradient, when it has read all tokens and so many blocks are not turned yet."""
         a, n, c = self.a, row.tokens, self.c
         # The last norm, or the first with adapters, for whose input there is no gradient; rotary angles.
-        around = n * (2 * c * a.head_width + (0 if self.lora else (FLOAT + c) * a.width))
+        around = n * (2 * c * a.head_width + (0 if self.lora else (FLOAT + c) * a.width)) + c * self._masks(row)
         if checkpointing:
             return around + row.mask + blocks * n * c * a.width
         return around + blocks * self.kept_of_block(row)

@@ -9,7 +9,7 @@ computed as if its sequence were alone.
 Letters: L tokens of the row; P trunks of Q tokens at most; N branches of R tokens at most; D width of a head.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,6 +31,14 @@ class Branches:
     trunk: Tensor
     places: Tensor
     sees: Tensor
+    _masks: dict[tuple[int, torch.dtype], Tensor] = field(default_factory=dict)
+
+    def mask(self, heads: int, dtype: torch.dtype) -> Tensor:
+        """[N, 1, heads * R, Q + R] for query heads that lie side by side; the same tensor for all blocks of a pass."""
+        if (heads, dtype) not in self._masks:
+            sees = self.sees.repeat(1, 1, heads, 1)
+            self._masks[heads, dtype] = torch.zeros_like(sees, dtype=dtype).masked_fill_(~sees, -torch.inf)
+        return self._masks[heads, dtype]
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ def tree_attention(
         of_trunk = [tensor[branches.trunk] for tensor in (k, v)]
         q, *own = (_placed(row, branches.places) for row in rows)
         k, v = (torch.cat(both, dim=2) for both in zip(of_trunk, own, strict=True))
-        parts.append(_masked(q, k, v, branches.sees, options.get("scaling")).flatten(0, 1))
+        parts.append(_masked(q, k, v, branches, options.get("scaling")).flatten(0, 1))
     return torch.cat(parts).index_select(0, layout.back)[None], None
 
 
@@ -103,11 +111,11 @@ def _placed(row: Tensor, places: Tensor) -> Tensor:
     return row.index_select(0, places.flatten()).view(*places.shape, *row.shape[1:]).transpose(1, 2)
 
 
-def _masked(query: Tensor, key: Tensor, value: Tensor, sees: Tensor, scaling: float | None) -> Tensor:
+def _masked(query: Tensor, key: Tensor, value: Tensor, branches: Branches, scaling: float | None) -> Tensor:
     """[N, R, heads, D]; query heads that share a key and value head lie side by side as queries, without copies."""
     count, heads, length, width = query.shape
     shared = key.shape[1]
     folded = query.reshape(count, shared, -1, width)
-    mask = sees.repeat(1, 1, heads // shared, 1)
+    mask = branches.mask(heads // shared, query.dtype)
     seen = F.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scaling)
     return seen.reshape(count, heads, length, width).transpose(1, 2)
