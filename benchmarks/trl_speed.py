@@ -423,41 +423,8 @@ def _cells(values: dict[str, float], digits: str | None = None) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--methods", nargs="+", choices=("rl", "sft"), default=["rl", "sft"])
-    parser.add_argument("--points", nargs="+", choices=list(POINTS), default=list(POINTS))
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--lengths", nargs="+", type=positive, default=[64, 256], help="tokens of every response")
-    parser.add_argument("--solution", type=positive, default=SOLUTION, help="tokens of every solution")
-    parser.add_argument("--pairs", type=positive, default=5, help="measurements of each way")
-    parser.add_argument("--prompts", type=positive, help="problems of a generation step; default: by point, 4, 4, 2")
-    parser.add_argument("--solutions", type=positive, help="of an update of SFT; default: by point, 32, 32, 16")
-    parser.add_argument(
-        "--warm-up",
-        type=positive,
-        help="steps that are dropped, for the first begins with the process; default: by point, 2, 2, 1",
-    )
-    parser.add_argument("--steps", type=positive, help="steps that are measured; default: by point, 3, 3, 2")
-    cores = sorted(os.sched_getaffinity(0))
-    parser.add_argument("--core", type=int, choices=cores, default=cores[-1], help="that everything runs on")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--show", action="store_true", help="print what was measured, and measure nothing")
-    parser.add_argument("--build", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.build:
-        folder, task = Path(asked.build[0]), Task(**json.loads(asked.build[1]))
-        build(POINTS[task.point], task.work, folder, task.length if task.method == "sft" else None)
-        return
-    if asked.measure:
-        print(json.dumps(measure(Task(**json.loads(asked.measure[2])), asked.measure[1], Path(asked.measure[0]))))
-        return
-    if asked.show:
-        if not asked.out.is_file():
-            parser.error(f"--out: {asked.out} is not there")
-        show(summary(json.loads(asked.out.read_text(encoding="utf-8"))["measurements"]))
-        return
+def compare(asked: argparse.Namespace) -> None:
+    """Measure what is asked for and is not there yet, all ways in turn, and keep it after each measurement."""
     require_trl()
     machine = hardware() | package_versions("torch", "transformers", "trl")
     os.sched_setaffinity(0, {asked.core})
@@ -491,6 +458,49 @@ def main() -> None:
                     said = f"{task.method} {task.point} {task.length} {way}, pair {pair}: {seconds:.2f} s a step"
                     print(f"{said} ({time.monotonic() - begun:.0f} s in all)", flush=True)
     show(summary(found))
+
+
+def command_line() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--methods", nargs="+", choices=("rl", "sft"), default=["rl", "sft"])
+    parser.add_argument("--points", nargs="+", choices=list(POINTS), default=list(POINTS))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--lengths", nargs="+", type=positive, default=[64, 256], help="tokens of every response")
+    parser.add_argument("--solution", type=positive, default=SOLUTION, help="tokens of every solution")
+    parser.add_argument("--pairs", type=positive, default=5, help="measurements of each way")
+    parser.add_argument("--prompts", type=positive, help="problems of a generation step; default: by point, 4, 4, 2")
+    parser.add_argument("--solutions", type=positive, help="of an update of SFT; default: by point, 32, 32, 16")
+    parser.add_argument(
+        "--warm-up",
+        type=positive,
+        help="steps that are dropped, for the first begins with the process; default: by point, 2, 2, 1",
+    )
+    parser.add_argument("--steps", type=positive, help="steps that are measured; default: by point, 3, 3, 2")
+    cores = sorted(os.sched_getaffinity(0))
+    parser.add_argument("--core", type=int, choices=cores, default=cores[-1], help="that everything runs on")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--show", action="store_true", help="print what was measured, and measure nothing")
+    parser.add_argument("--build", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    return parser
+
+
+def main() -> None:
+    parser = command_line()
+    asked = parser.parse_args()
+    if asked.build:
+        folder, task = Path(asked.build[0]), Task(**json.loads(asked.build[1]))
+        build(POINTS[task.point], task.work, folder, task.length if task.method == "sft" else None)
+        return
+    if asked.measure:
+        print(json.dumps(measure(Task(**json.loads(asked.measure[2])), asked.measure[1], Path(asked.measure[0]))))
+        return
+    if asked.show:
+        if not asked.out.is_file():
+            parser.error(f"--out: {asked.out} is not there")
+        show(summary(json.loads(asked.out.read_text(encoding="utf-8"))["measurements"]))
+        return
+    compare(asked)
 
 
 if __name__ == "__main__":
